@@ -1,0 +1,50 @@
+"""What all tests share: where the real volumes are, and why a test that needs something was skipped."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def real_data_folder() -> Path | None:
+    """Return the folder of real volumes, or None where there is none."""
+    candidates = [os.environ.get("LIVERMARGIN_DATA"), REPOSITORY.parent / "shared" / "data"]
+    for candidate in candidates:
+        if candidate and (Path(candidate) / "ct_portal_slab").is_dir():
+            return Path(candidate)
+    return None
+
+
+def _has_cuda() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reasons = {
+        "realdata": (real_data_folder() is not None, "no real volumes (../shared/data or LIVERMARGIN_DATA)"),
+        "slicer": (importlib.util.find_spec("slicer") is not None, "slicer-core is not installed"),
+        "detectron2": (importlib.util.find_spec("detectron2") is not None, "detectron2 is not installed"),
+    }
+    for item in items:
+        for marker, (available, reason) in reasons.items():
+            if not available and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+        if item.get_closest_marker("gpu") and not _has_cuda():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real volumes; use with ``@pytest.mark.realdata``."""
+    folder = real_data_folder()
+    assert folder is not None
+    return folder
