@@ -1,0 +1,17 @@
+"""The sub-commands of `livermargin`, one file each.
+
+Each module has `HELP`, `add_arguments(parser)` and `run(arguments, terminal) -> exit code`. They are imported when
+named on the command line, and heavy packages only when they run, so that `livermargin --help` answers at once.
+"""
+
+from __future__ import annotations
+
+COMMANDS = {
+    "info": "what a file or folder holds: images, series, geometry",
+    "segment": "find the liver in a CT or MR volume",
+    "compare": "measure segmentations against a reference, slice by slice",
+    "export": "write a segmentation in other formats (seg.nrrd, NIfTI, DICOM SEG, STL, ...)",
+    "phantom": "make a synthetic abdomen CT with exact labels",
+    "models": "list, show and check model bundles",
+    "doctor": "what is installed, which device works, what is missing",
+}

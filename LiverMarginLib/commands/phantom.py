@@ -1,0 +1,41 @@
+"""`livermargin phantom FOLDER`."""
+
+from __future__ import annotations
+
+import argparse
+
+from LiverMarginLib.commands.terminal import Terminal
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("folder", help="receives the CT, its liver reference and all organs")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same patient (default: 0)")
+    parser.add_argument("--shape", type=int, nargs=3, metavar=("K", "J", "I"), default=(64, 512, 512), help="voxels")
+    parser.add_argument("--spacing", type=float, nargs=3, metavar=("K", "J", "I"), default=(4.0, 0.8, 0.8), help="mm")
+    parser.add_argument(
+        "--phase", choices=("native", "arterial", "portal", "delayed"), help="default: drawn by the seed"
+    )
+    parser.add_argument("--lesions", type=int, help="number of liver lesions (default: drawn by the seed)")
+    parser.add_argument("--noise", type=float, help="standard deviation of the noise in HU (default: drawn)")
+    parser.add_argument("--format", choices=("dicom", "nii.gz", "nrrd", "mha"), default="dicom")
+
+
+def run(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Make the phantom and say where it is."""
+    from LiverMarginLib.jobs.phantom import PhantomJob
+
+    result = terminal.run(
+        PhantomJob(
+            folder=options.folder,
+            seed=options.seed,
+            shape=tuple(options.shape),
+            spacing=tuple(options.spacing),
+            phase=options.phase,
+            lesions=options.lesions,
+            noise=options.noise,
+            format=options.format,
+        )
+    )
+    terminal.result(result, [f"{name}: {result[name]}" for name in ("volume", "liver", "organs")])
+    return 0

@@ -1,0 +1,69 @@
+"""`livermargin segment INPUT -m MODEL -o OUT.seg.nrrd`."""
+
+from __future__ import annotations
+
+import argparse
+
+from LiverMarginLib.commands.terminal import Terminal
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("input", help="DICOM folder, NIfTI, NRRD, MHA, or a folder of pictures")
+    parser.add_argument("-m", "--model", default="unet-ct", help="name or folder of a model bundle (default: unet-ct)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        action="append",
+        required=True,
+        help="file to write (.seg.nrrd, .nii.gz, .dcm, .stl, ...); repeatable",
+    )
+    parser.add_argument("--series", help="which DICOM series, as `livermargin info` lists them")
+    parser.add_argument("--modality", choices=("CT", "MR"), help="for files that do not say what made them")
+    parser.add_argument("--spacing", type=float, nargs=3, metavar=("K", "J", "I"), help="mm, for a stack of pictures")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument("--runtime", choices=("auto", "onnx", "torch"), default="auto")
+    parser.add_argument("--batch-size", type=int, help="slices at a time (default: chosen from the machine)")
+    parser.add_argument("--threads", type=int, help="processor threads (default: all but one, at least two)")
+    parser.add_argument(
+        "--threshold", type=float, help="probability from which a voxel is liver (default: the model's)"
+    )
+    parser.add_argument("--largest-component", action=argparse.BooleanOptionalAction, help="keep one connected piece")
+    parser.add_argument("--fill-holes", action=argparse.BooleanOptionalAction, help="fill enclosed holes")
+    parser.add_argument(
+        "--slices", type=int, nargs=2, metavar=("FIRST", "LAST"), help="axial slices, 0 is the most inferior"
+    )
+    parser.add_argument(
+        "--allow-mismatch", action="store_true", help="run although the model was made for other images"
+    )
+
+
+def run(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Segment and say what was found."""
+    from LiverMarginLib.jobs.segment import SegmentJob
+
+    job = SegmentJob(
+        input=options.input,
+        model=options.model,
+        outputs=tuple(options.output),
+        series=options.series,
+        modality=options.modality,
+        spacing=tuple(options.spacing) if options.spacing else None,
+        device=options.device,
+        runtime=options.runtime,
+        batch_size=options.batch_size,
+        threads=options.threads,
+        threshold=options.threshold,
+        largest_component=options.largest_component,
+        fill_holes=options.fill_holes,
+        slices=tuple(options.slices) if options.slices else None,
+        allow_mismatch=options.allow_mismatch,
+    )
+    result = terminal.run(job)
+    lines = []
+    for segment in result["segments"]:
+        volume = "volume unknown (no spacing)" if segment["volume_ml"] is None else f"{segment['volume_ml']:.1f} ml"
+        lines.append(f"{segment['name']}: {volume} on {segment['slices']} of {result['slices']} slices")
+    lines += [f"written: {path}" for path in result["outputs"]]
+    terminal.result(result, lines)
+    return 0

@@ -1,0 +1,131 @@
+"""What the command line shows: progress bars and notices on standard error, results on standard output."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import types
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from LiverMarginLib.events import CancelToken, Event, Notice, Progress, SliceReady
+from LiverMarginLib.jobs.base import Job, run
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as ProgressBar
+
+STAGES = {"read": "Reading", "segment": "Segmenting", "write": "Writing", "compare": "Comparing", "phantom": "Phantom"}
+
+
+class Terminal:
+    """Runs jobs with a progress bar and prints what they give.
+
+    Parameters
+    ----------
+    as_json : bool
+        Print results as one JSON object on standard output, and no bars.
+    """
+
+    def __init__(self, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self._bar: ProgressBar | None = None
+        self._tasks: dict[str, Any] = {}
+        self._warned: set[str] = set()
+
+    def run(self, job: Job) -> dict[str, Any]:
+        """Run a job; Ctrl-C asks it to stop, a second Ctrl-C interrupts it."""
+        cancel = CancelToken()
+        previous = signal.getsignal(signal.SIGINT)
+
+        def interrupt(number: int, frame: types.FrameType | None) -> None:
+            if cancel.cancelled:
+                raise KeyboardInterrupt
+            cancel.cancel()
+            self.note("Stopping after the current step; press Ctrl-C again to stop at once.")
+
+        signal.signal(signal.SIGINT, interrupt)
+        try:
+            return run(job, self.on_event, cancel)
+        finally:
+            signal.signal(signal.SIGINT, previous)
+            self.close()
+
+    def on_event(self, event: Event) -> None:
+        """Show one event of a running job."""
+        if isinstance(event, Notice):
+            self.warn(event.message)
+        elif isinstance(event, Progress) and not self.as_json:
+            self._advance(event)
+        elif isinstance(event, SliceReady):
+            pass  # for viewers; the bar already counts slices
+
+    def _advance(self, event: Progress) -> None:
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as ProgressBar
+
+            self._bar = ProgressBar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                TextColumn("{task.fields[message]}"),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+        if event.stage not in self._tasks:
+            name = STAGES.get(event.stage, event.stage.capitalize())
+            self._tasks[event.stage] = self._bar.add_task(name, total=event.total, message="")
+        self._bar.update(self._tasks[event.stage], completed=event.done, total=event.total, message=event.message)
+
+    def close(self) -> None:
+        """End the progress bars."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+            self._tasks = {}
+
+    def warn(self, message: str) -> None:
+        """Print a notice, once."""
+        if message not in self._warned:
+            self._warned.add(message)
+            self.note(f"warning: {message}")
+
+    def note(self, message: str) -> None:
+        """Print a line for the person, never part of the result."""
+        if self._bar is not None:
+            self._bar.console.print(message, highlight=False, markup=False)
+        else:
+            print(message, file=sys.stderr)
+
+    def result(self, values: dict[str, Any], lines: Sequence[str] = ()) -> None:
+        """Print the result: JSON when asked for, otherwise `lines` for a person."""
+        if self.as_json:
+            print(json.dumps(values, indent=2, allow_nan=False, default=str))
+        else:
+            for line in lines:
+                print(line)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Print a table for a person (nothing when JSON was asked for); numbers are right-aligned."""
+        if self.as_json:
+            return
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        for n, column in enumerate(columns):
+            numeric = any(isinstance(row[n], (int, float)) for row in rows)
+            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*("" if cell is None else _cell(cell) for cell in row))
+        Console().print(table, highlight=False)
+
+
+def _cell(value: object) -> str:
+    from rich.markup import escape
+
+    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))

@@ -1,0 +1,127 @@
+"""The base of all jobs: JSON in and out, and one place where faults of the machine become our errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from LiverMarginLib.errors import InputError, LiverMarginError, ResourceError
+from LiverMarginLib.events import CancelToken, OnEvent, Result, ignore
+
+
+@dataclass(frozen=True)
+class Job:
+    """Base of all jobs; subclasses add plain fields and `execute`."""
+
+    kind: ClassVar[str] = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-serialisable form, ``{"job": kind, ...}``."""
+        return {"job": self.kind, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_fields(cls, values: Mapping[str, object]) -> Self:
+        """Build the job from JSON values, checking names and types.
+
+        Raises
+        ------
+        InputError
+            If a field is missing, unknown or of the wrong type.
+        """
+        hints = typing.get_type_hints(cls)
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(fields))
+        if unknown:
+            raise InputError(f"A {cls.kind} job has no field {unknown[0]!r}; its fields are: {', '.join(fields)}.")
+        checked = {}
+        for name, value in values.items():
+            value = tuple(value) if isinstance(value, list) else value
+            if not _fits(value, hints[name]):
+                raise InputError(
+                    f"The field {name!r} of a {cls.kind} job cannot be {value!r}; it must be {hints[name]}."
+                )
+            checked[name] = value
+        try:
+            return cls(**checked)
+        except TypeError as error:
+            raise InputError(f"The {cls.kind} job is incomplete: {error}.") from error
+
+    def execute(self, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
+        """Do the work and return JSON-serialisable results."""
+        raise NotImplementedError
+
+
+def _fits(value: object, expected: Any) -> bool:
+    """Whether a JSON value is of a field's annotated type (plain types, unions, tuples and string mappings)."""
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if arguments[-1] is Ellipsis:
+            return all(_fits(item, arguments[0]) for item in value)
+        return len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            _fits(k, arguments[0]) and _fits(v, arguments[1]) for k, v in value.items()
+        )
+    if expected is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if expected is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, expected)
+
+
+def run(job: Job, on_event: OnEvent = ignore, cancel: CancelToken | None = None) -> dict[str, Any]:
+    """Run a job to its end.
+
+    Parameters
+    ----------
+    job : Job
+    on_event : callable
+        Hears of progress, notices and, last, the `Result`.
+    cancel : CancelToken, optional
+        Stops the job between two of its steps.
+
+    Returns
+    -------
+    dict
+        What the job produced; the same values as the `Result` event's.
+
+    Raises
+    ------
+    LiverMarginError
+        With one sentence for the user. Nothing lies half-written under a final name then.
+    """
+    try:
+        values = job.execute(on_event, cancel or CancelToken())
+    except LiverMarginError:
+        raise
+    except MemoryError as error:
+        raise ResourceError(
+            "The machine's memory is not enough for this volume; close other programs or use a smaller batch.",
+            repr(error),
+        ) from error
+    except OSError as error:
+        raise _from_os_error(error) from error
+    on_event(Result(values))
+    return values
+
+
+def _from_os_error(error: OSError) -> LiverMarginError:
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError(f"The disk is full{where}; free some space and start again.", repr(error))
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return ResourceError(f"Permission was denied{where}; choose a place you may read and write.", repr(error))
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+        return InputError(f"There is no such file or folder{where}; check the path.", repr(error))
+    return ResourceError(
+        f"The machine refused{where}: {error.strerror or error}; check the disk and start again.", repr(error)
+    )

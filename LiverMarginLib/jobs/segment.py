@@ -1,0 +1,151 @@
+"""Segment one volume with one model and write the result in any number of formats."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from LiverMarginLib.errors import InputError
+from LiverMarginLib.events import CancelToken, OnEvent, Progress
+from LiverMarginLib.jobs.base import Job
+from LiverMarginLib.volume import LabelMap, Modality, Volume
+
+
+@dataclass(frozen=True)
+class SegmentJob(Job):
+    """Find the liver in a volume.
+
+    Parameters
+    ----------
+    input : str
+        DICOM folder or file, NIfTI, NRRD, MHA, or a folder of pictures.
+    model : str
+        Name of a bundle, or the path of a bundle folder.
+    outputs : tuple of str
+        Files to write; the suffix decides the format (see `LiverMarginLib.io.writers.formats`).
+    series : str, optional
+        Which DICOM series, when the folder holds several.
+    modality : str, optional
+        "CT" or "MR", for files that do not say it.
+    spacing : tuple of float, optional
+        (k, j, i) spacing in mm of a stack of pictures.
+    device, runtime : str
+        "auto", "cpu", "cuda", "mps"; "auto", "onnx", "torch".
+    batch_size, threads : int, optional
+        None lets the machine decide.
+    threshold : float, optional
+        Probability from which a voxel is liver; None takes the bundle's.
+    largest_component, fill_holes : bool, optional
+        None takes the bundle's defaults.
+    slices : tuple of int, optional
+        First and last axial slice, counted from 0 at the inferior end.
+    allow_mismatch : bool
+        Run although modality or intensities are not those the model was made for.
+    """
+
+    kind: ClassVar[str] = "segment"
+
+    input: str
+    model: str
+    outputs: tuple[str, ...]
+    series: str | None = None
+    modality: str | None = None
+    spacing: tuple[float, float, float] | None = None
+    device: str = "auto"
+    runtime: str = "auto"
+    batch_size: int | None = None
+    threads: int | None = None
+    threshold: float | None = None
+    largest_component: bool | None = None
+    fill_holes: bool | None = None
+    slices: tuple[int, int] | None = None
+    allow_mismatch: bool = False
+
+    def execute(self, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
+        """Read, segment, write; see `LiverMarginLib.jobs.run`."""
+        from LiverMarginLib.inference.segmenter import load_segmenter
+        from LiverMarginLib.inference.slicewise import SlicewiseOptions, segment_volume
+        from LiverMarginLib.io.readers import read_volume
+        from LiverMarginLib.io.writers import check_writable, write_labelmap
+        from LiverMarginLib.models.store import find_bundle
+
+        # What can be refused is refused before the minutes of work, not after.
+        bundle = find_bundle(self.model)
+        for output in self.outputs:
+            check_writable(Path(output))
+        started = time.perf_counter()
+        on_event(Progress(0, 1, "read"))
+        volume = read_volume(
+            self.input,
+            series=self.series,
+            modality=_modality(self.modality),
+            spacing=self.spacing,
+            on_event=on_event,
+        )
+        cancel.check()
+        on_event(Progress(1, 1, "read"))
+        read_seconds = time.perf_counter() - started
+        segmenter = load_segmenter(bundle, device=self.device, runtime=self.runtime, threads=self.threads)
+        options = SlicewiseOptions(
+            batch_size=self.batch_size,
+            threshold=self.threshold,
+            largest_component=self.largest_component,
+            fill_holes=self.fill_holes,
+            slice_range=self.slices,
+            allow_mismatch=self.allow_mismatch,
+        )
+        labels = segment_volume(volume, bundle, segmenter, options, on_event, cancel)
+        segment_seconds = time.perf_counter() - started - read_seconds
+        written = self._write(labels, on_event, cancel, write_labelmap)
+        return {
+            "model": bundle.manifest.name,
+            "device": segmenter.device,
+            "outputs": written,
+            **measurements(volume, labels),
+            "seconds": {"read": round(read_seconds, 2), "segment": round(segment_seconds, 2)},
+        }
+
+    def _write(self, labels: LabelMap, on_event: OnEvent, cancel: CancelToken, write: Any) -> list[str]:
+        source = Path(self.input)
+        written: list[str] = []
+        for number, output in enumerate(self.outputs):
+            cancel.check()
+            on_event(Progress(number, len(self.outputs), "write", Path(output).name))
+            written += [str(path) for path in write(labels, Path(output), source=source, series=self.series)]
+        on_event(Progress(len(self.outputs), len(self.outputs), "write"))
+        return written
+
+
+def measurements(volume: Volume, labels: LabelMap) -> dict[str, Any]:
+    """Return what a user wants to know at once: volumes in ml and the slices that carry each label."""
+    from LiverMarginLib.volume import axial_view
+
+    seen = axial_view(labels.geometry).to_view(labels.array)
+    segments = []
+    for segment in labels.segments:
+        rows = np.flatnonzero((seen == segment.label).any(axis=(1, 2)))
+        segments.append(
+            {
+                "label": segment.label,
+                "name": segment.name,
+                "volume_ml": round(labels.volume_ml(segment.label), 2) if volume.spacing_known else None,
+                "voxels": int(np.count_nonzero(labels.array == segment.label)),
+                "slices": len(rows),
+                "first_slice": int(rows[0]) if len(rows) else None,
+                "last_slice": int(rows[-1]) if len(rows) else None,
+            }
+        )
+    return {"slices": seen.shape[0], "spacing_known": volume.spacing_known, "segments": segments}
+
+
+def _modality(name: str | None) -> Modality | None:
+    if name is None:
+        return None
+    try:
+        return Modality(name.upper())
+    except ValueError:
+        raise InputError(f"The modality {name!r} is unknown; use CT or MR.") from None
