@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import types
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from LiverMarginLib.events import CancelToken, Event, Notice, Progress, SliceReady
 from LiverMarginLib.jobs.base import Job, run
+from LiverMarginLib.jsonable import dumps
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
@@ -103,7 +103,7 @@ class Terminal:
     def result(self, values: dict[str, Any], lines: Sequence[str] = ()) -> None:
         """Print the result: JSON when asked for, otherwise `lines` for a person."""
         if self.as_json:
-            print(json.dumps(values, indent=2, allow_nan=False, default=str))
+            print(dumps(values, indent=2))
         else:
             for line in lines:
                 print(line)

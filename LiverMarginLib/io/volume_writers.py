@@ -107,7 +107,7 @@ def _fill_dicom_folder(volume: Volume, folder: Path) -> None:
         meta.MediaStorageSOPClassUID = CTImageStorage
         meta.MediaStorageSOPInstanceUID = generate_uid()
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+        dataset = FileDataset(str(folder), {}, file_meta=meta, preamble=b"\0" * 128)
         dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
         dataset.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
         dataset.PatientName, dataset.PatientID = "LiverMargin^Synthetic", "SYNTHETIC"

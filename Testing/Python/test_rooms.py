@@ -66,8 +66,7 @@ def test_models_never_see_files_of_patients(path):
     assert not {name for name in names if name.startswith("LiverMarginLib.io.") and name != "LiverMarginLib.io.atomic"}
 
 
-@pytest.mark.parametrize("path", [REPOSITORY / "LiverMargin/LiverMargin.py", *files("../LiverMargin/LiverMarginPanels")],
-                         ids=lambda p: p.name)  # fmt: skip
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "LiverMargin").rglob("*.py")), ids=lambda p: p.name)
 def test_the_module_loads_with_the_standard_library_slicer_and_numpy(path):
     allowed = set(sys.stdlib_module_names) | {
         "slicer",

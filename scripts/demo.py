@@ -1,0 +1,129 @@
+"""From a CT to a compared and exported liver segmentation: `python3 scripts/demo.py`.
+
+Makes its own environment, then segments a CT, compares the result with a reference, exports it and says where
+everything is. Without options the CT is a synthetic abdomen with exact labels; `--input` takes one's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import _environment
+
+FORMATS = ("seg.nrrd", "nii.gz", "nrrd", "dcm", "stl")
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--input", type=Path, help="a CT of one's own: DICOM folder, NIfTI, NRRD or MHA")
+    parser.add_argument("--series", help="which DICOM series, when the folder holds several")
+    parser.add_argument("--reference", type=Path, help="a segmentation of the same patient to compare with")
+    parser.add_argument("--label", help="value or name of the liver in the reference (needed if it has several labels)")
+    parser.add_argument("--model", default="unet-ct", help="bundle to segment with (default: unet-ct)")
+    parser.add_argument("--output", type=Path, default=Path("livermargin-demo"), help="folder for the results")
+    return parser.parse_args()
+
+
+def real_case() -> dict[str, object] | None:
+    """Return the real CT with a liver label, where the development data lie beside the source tree."""
+    candidates = [os.environ.get("LIVERMARGIN_DATA"), _environment.REPOSITORY.parent / "shared" / "data"]
+    for folder in [Path(candidate) / "ct_portal_slab" for candidate in candidates if candidate]:
+        if (folder / "dicom").is_dir():
+            return {
+                "name": "ct_portal_slab",
+                "input": folder / "dicom",
+                "reference": folder / "labels.nii.gz",
+                "label": "5",
+            }
+    return None
+
+
+def cases(options: argparse.Namespace, terminal: object) -> list[dict[str, object]]:
+    """Return what to segment: the user's own CT, or the phantom and the real case."""
+    if options.input:
+        # The folder is named by us: the name of a patient's file is none of a result folder's business.
+        return [
+            {"name": "case", "input": options.input, "series": options.series, "reference": options.reference,
+             "label": options.label}
+        ]  # fmt: skip
+    from LiverMarginLib.jobs.phantom import PhantomJob
+
+    folder = options.output / "phantom" / "data"
+    if not (folder / "ct").is_dir():
+        terminal.run(PhantomJob(folder=str(folder), seed=7, shape=(48, 512, 512), spacing=(5.0, 0.78, 0.78)))
+    found = [{"name": "phantom", "input": folder / "ct", "reference": folder / "liver.seg.nrrd", "label": "1"}]
+    real = real_case()
+    return [*found, real] if real else found
+
+
+def run_case(case: dict[str, object], options: argparse.Namespace, terminal: object) -> dict[str, object]:
+    """Segment, export and compare one case."""
+    from LiverMarginLib.jobs.compare import CompareJob
+
+    from LiverMarginLib.jobs.segment import SegmentJob
+
+    folder = options.output / str(case["name"])
+    source = Path(str(case["input"]))
+    formats = [name for name in FORMATS if name != "dcm" or source.is_dir()]
+    terminal.note(f"\n{case['name']}: segmenting with {options.model}")
+    started = time.perf_counter()
+    segmented = terminal.run(
+        SegmentJob(
+            input=str(source),
+            series=case.get("series"),
+            model=options.model,
+            outputs=tuple(str(folder / f"liver.{name}") for name in formats),
+        )
+    )
+    seconds = time.perf_counter() - started
+    row = {
+        "case": case["name"],
+        "volume_ml": segmented["segments"][0]["volume_ml"],
+        "seconds": seconds,
+        "folder": str(folder),
+    }
+    if case["reference"]:
+        compared = terminal.run(
+            CompareJob(
+                reference=str(case["reference"]),
+                predictions={options.model: str(folder / "liver.seg.nrrd")},
+                label=case["label"],
+                image=str(source),
+                series=case.get("series"),
+                folder=str(folder / "comparison"),
+            )
+        )
+        row |= compared["patients"][0]["models"][options.model]
+    return row
+
+
+def main() -> int:
+    """Run every case and print the table."""
+    from LiverMarginLib.commands.terminal import Terminal
+    from LiverMarginLib.errors import LiverMarginError
+
+    options = arguments()
+    options.output = options.output.resolve()
+    terminal = Terminal()
+    try:
+        rows = [run_case(case, options, terminal) for case in cases(options, terminal)]
+    except LiverMarginError as error:
+        terminal.close()
+        print(f"demo: {error.message}", file=sys.stderr)
+        return error.exit_code
+    names = [name for name in rows[0] if name != "folder"]
+    terminal.table("Result", names, [[row.get(name) for name in names] for row in rows])
+    print("The reference of ct_portal_slab is another model's output, not a manual drawing." if len(rows) > 1 else "")
+    for row in rows:
+        print(f"{row['case']}: {row['folder']}")
+    return 0
+
+
+if __name__ == "__main__":
+    _environment.enter("demo")
+    sys.exit(main())
