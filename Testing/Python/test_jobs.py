@@ -1,0 +1,115 @@
+"""Jobs and events as plain data."""
+
+from __future__ import annotations
+
+import errno
+import json
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from LiverMarginLib.errors import Cancelled, InputError, ResourceError
+from LiverMarginLib.events import EVENT_TYPES, CancelToken, Failure, Metric, Notice, Progress, Result, event_from_dict
+from LiverMarginLib.jobs import JOB_TYPES, Job, job_from_dict, run
+from LiverMarginLib.jobs.segment import SegmentJob
+from LiverMarginLib.jsonable import dumps
+
+JOB = SegmentJob(input="ct", model="unet-ct", outputs=("a.seg.nrrd", "b.stl"), slices=(2, 9), threshold=0.4)
+
+
+@dataclass(frozen=True)
+class RaisingJob(Job):
+    """Raises what the test wants."""
+
+    kind: ClassVar[str] = "raising"
+    error: BaseException | None = None
+
+    def execute(self, on_event, cancel):
+        cancel.check()
+        if self.error:
+            raise self.error
+        return {"value": 1}
+
+
+def test_a_job_survives_a_round_trip_through_json():
+    assert job_from_dict(json.loads(json.dumps(JOB.to_dict()))) == JOB
+
+
+@pytest.mark.parametrize("kind", JOB_TYPES)
+def test_every_job_type_can_be_found_by_its_kind(kind):
+    with pytest.raises(InputError, match="incomplete"):
+        job_from_dict({"job": kind})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"job": "fly"},
+        {"job": None},
+        {"model": 3},
+        {"outputs": "a.nii"},
+        {"outputs": [1]},
+        {"slices": [1, 2, 3]},
+        {"threshold": "0.5"},
+        {"batch_size": True},
+        {"colour": "red"},
+    ],
+)
+def test_a_job_with_wrong_fields_is_refused(change):
+    with pytest.raises(InputError):
+        job_from_dict({**json.loads(json.dumps(JOB.to_dict())), **change})
+
+
+@pytest.mark.parametrize(
+    "event",
+    [Progress(1, 2, "read", "x"), Notice("careful"), Metric("loss", 0.5, 3, "train"), Failure("input", "no", "why")],
+)
+def test_events_survive_a_round_trip_through_json(event):
+    assert event_from_dict(json.loads(json.dumps(event.to_dict()))) == event
+
+
+@pytest.mark.parametrize("values", [{}, {"event": "nothing"}, {"event": "progress"}, {"event": "slice", "i": 1}])
+def test_something_that_is_no_event_is_refused(values):
+    with pytest.raises(ValueError, match="event"):
+        event_from_dict(values)
+
+
+def test_every_event_has_a_name_of_its_own():
+    assert len({event.name for event in EVENT_TYPES.values()}) == len(EVENT_TYPES)
+
+
+def test_the_last_event_of_a_job_is_its_result():
+    heard = []
+    assert run(RaisingJob(), heard.append) == {"value": 1}
+    assert heard == [Result({"value": 1})]
+
+
+def test_a_cancelled_job_says_so_and_gives_no_result():
+    heard, token = [], CancelToken()
+    token.cancel()
+    with pytest.raises(Cancelled):
+        run(RaisingJob(), heard.append, token)
+    assert heard == []
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "words"),
+    [
+        (MemoryError(), ResourceError, "memory"),
+        (OSError(errno.ENOSPC, "No space left"), ResourceError, "disk is full"),
+        (PermissionError(errno.EACCES, "denied"), ResourceError, "Permission"),
+        (OSError(errno.EROFS, "read only"), ResourceError, "Permission"),
+        (FileNotFoundError(errno.ENOENT, "gone"), InputError, "no such file"),
+        (OSError(errno.EIO, "Input/output error"), ResourceError, "refused"),
+    ],
+)
+def test_faults_of_the_machine_become_one_sentence(error, expected, words):
+    with pytest.raises(expected, match=words):
+        run(RaisingJob(error=error))
+
+
+def test_json_holds_no_nan_and_no_numpy():
+    text = dumps({"a": float("nan"), "b": np.float32(np.inf), "c": np.arange(2), "d": (np.int64(1), np.bool_(True))})
+    assert json.loads(text) == {"a": None, "b": None, "c": [0, 1], "d": [1, True]}
