@@ -1,0 +1,379 @@
+"""What a model bundle says about itself: `Manifest`, the content of ``model.json``.
+
+A manifest is checked as a whole when it is made, whether by a trainer or from a file, so that everything downstream
+can rely on it. This module needs neither torch nor ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from LiverMarginLib.errors import BundleError
+from LiverMarginLib.models.json_reader import JsonObject, JsonProblem
+from LiverMarginLib.terminology import Code, Segment, Terminology
+from LiverMarginLib.volume import IntensityKind, Modality
+
+SCHEMA_VERSION = 1
+SAFETENSORS_FILE = "weights.safetensors"
+ONNX_FILE = "model.onnx"
+WEIGHT_FILES = (SAFETENSORS_FILE, ONNX_FILE)
+
+_Value = TypeVar("_Value")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_VERSION = re.compile(r"[0-9][0-9A-Za-z.+-]{0,31}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# Larger is a mistake or an attack: such a network input would not fit into any machine's memory.
+_MAX_INPUT_VOXELS = 4096 * 4096
+_MAX_CONTEXT = 8
+
+
+class ManifestError(BundleError):
+    """A manifest that contradicts itself or the schema; `why` is a clause, made into one sentence."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"The model's description (model.json) cannot be used: {why}; get the model from its source.")
+
+
+class Task(StrEnum):
+    """What a network's output is."""
+
+    SEGMENTATION = "segmentation"
+    DENOISING = "denoising"
+
+
+class WindowUnit(StrEnum):
+    """What the two ends of an intensity window are."""
+
+    VALUE = "value"
+    PERCENTILE = "percentile"
+
+
+class FillHoles(StrEnum):
+    """Which holes of the segmented organ are filled."""
+
+    NONE = "none"
+    SLICE = "slice"
+    VOLUME = "volume"
+
+
+@dataclass(frozen=True)
+class Window:
+    """The intensities that become 0 and 1 at the network's input; beyond them is clipped.
+
+    Parameters
+    ----------
+    low, high : float
+        In the units of the image, or percentiles of the finite voxels of the volume.
+    unit : WindowUnit
+        Percentiles for images of arbitrary units, such as MR.
+    """
+
+    low: float
+    high: float
+    unit: WindowUnit = WindowUnit.VALUE
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ManifestError("the intensity window must have a finite lower end below its upper end")
+        if self.unit is WindowUnit.PERCENTILE and not (self.low >= 0 and self.high <= 100):
+            raise ManifestError("percentiles of the intensity window must lie between 0 and 100")
+
+
+@dataclass(frozen=True)
+class Postprocessing:
+    """What is done to a mask after thresholding.
+
+    Parameters
+    ----------
+    largest_component : bool
+        Keep only the largest 3-D piece.
+    fill_holes : FillHoles
+    min_volume_ml : float
+        Smaller 3-D pieces are removed.
+    """
+
+    largest_component: bool = False
+    fill_holes: FillHoles = FillHoles.NONE
+    min_volume_ml: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.min_volume_ml) and self.min_volume_ml >= 0):
+            raise ManifestError("the smallest volume that is kept must be zero or more millilitres")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a model that is not its weights.
+
+    Parameters
+    ----------
+    name : str
+        Letters, digits, ``.``, ``_`` and ``-``; what a user types after ``--model``.
+    version : str
+        The model's own version, such as "1.0.0".
+    architecture : str
+        Key of `LiverMarginLib.models.architectures`.
+    parameters : mapping
+        Arguments of the architecture; checked by it.
+    task : Task
+    modality : Modality
+        What the network was trained on.
+    input_kind : IntensityKind
+        What the voxel values of its training images meant.
+    window : Window
+    input_size : tuple of int
+        (h, w) of a slice-wise network, (k, j, i) of a volumetric one's patch.
+    labels : tuple of Segment
+        One for each output channel of a segmentation network, in the channels' order. Where several are likely, the
+        later one wins: a tumour in the liver is tumour.
+    context_slices : int
+        Neighbours on either side that a slice-wise network sees as further channels.
+    spacing : tuple of float, optional
+        Voxel spacing (k, j, i) in mm to which a volumetric network's input is resampled.
+    thresholds : mapping of str to float
+        In (0, 1). ``mask`` is the probability from which a voxel is labelled (0.5 unless given); others belong to
+        the architecture (``score`` of an instance).
+    postprocessing : Postprocessing
+        Defaults of the model; options of a job override them.
+    weights : mapping of str to str
+        sha256 of each weights file, lower-case hexadecimal. Empty before the bundle is saved.
+    training : mapping
+        Data, steps, scores: free, JSON-serialisable, without patient identity.
+    licence : str
+        SPDX identifier of the weights' licence.
+    description : str
+        One or two sentences for the model list and the card.
+
+    Raises
+    ------
+    BundleError
+        If anything is missing, of the wrong kind, out of range or contradictory.
+    """
+
+    name: str
+    version: str
+    architecture: str
+    modality: Modality
+    input_kind: IntensityKind
+    window: Window
+    labels: tuple[Segment, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    task: Task = Task.SEGMENTATION
+    input_size: tuple[int, ...] = (512, 512)
+    context_slices: int = 0
+    spacing: tuple[float, float, float] | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    postprocessing: Postprocessing = field(default_factory=Postprocessing)
+    weights: Mapping[str, str] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    description: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        self._check_identity()
+        self._check_input()
+        self._check_output()
+        for file_name, digest in self.weights.items():
+            if file_name not in WEIGHT_FILES:
+                raise ManifestError(f"its weights must be in {' or '.join(WEIGHT_FILES)}, not in {file_name!r}")
+            if not _SHA256.fullmatch(digest):
+                raise ManifestError(f"the sha256 of {file_name} is not 64 hexadecimal digits")
+        try:
+            json.dumps([dict(self.parameters), dict(self.training)], allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ManifestError("its parameters and training record must be plain JSON with finite numbers") from error
+
+    def _check_identity(self) -> None:
+        check_schema_version(self.schema_version)
+        if not _NAME.fullmatch(self.name):
+            raise ManifestError("its name must be 1 to 64 letters, digits, dots, dashes or underscores")
+        if not _VERSION.fullmatch(self.version):
+            raise ManifestError("its version must look like 1.0.0")
+        if not _NAME.fullmatch(self.architecture):
+            raise ManifestError("its architecture is not a name")
+
+    def _check_input(self) -> None:
+        if len(self.input_size) not in (2, 3) or min(self.input_size) < 1:
+            raise ManifestError("input_size must be two or three positive numbers")
+        if math.prod(self.input_size) > _MAX_INPUT_VOXELS:
+            raise ManifestError(f"an input of {' x '.join(map(str, self.input_size))} is absurdly large")
+        if not 0 <= self.context_slices <= _MAX_CONTEXT:
+            raise ManifestError(f"context_slices must be 0 to {_MAX_CONTEXT}")
+        if self.volumetric != (self.spacing is not None):
+            raise ManifestError("a spacing is needed by volumetric models and by those alone")
+        if self.spacing is not None and not all(0 < s < 100 for s in self.spacing):
+            raise ManifestError("spacing must be three lengths in mm above 0 and below 100")
+        if self.volumetric and self.context_slices:
+            raise ManifestError("context_slices belong to slice-wise models")
+        if self.window.unit is WindowUnit.PERCENTILE and self.input_kind is not IntensityKind.ARBITRARY:
+            raise ManifestError(f"a window in percentiles contradicts an input in {self.input_kind}")
+
+    def _check_output(self) -> None:
+        values = [segment.label for segment in self.labels]
+        if self.task is Task.SEGMENTATION and not values:
+            raise ManifestError("a segmentation model needs at least one label")
+        if self.task is Task.DENOISING and values:
+            raise ManifestError("a denoising model has no labels")
+        if len(set(values)) != len(values) or not all(1 <= value <= 255 for value in values):
+            raise ManifestError("label values must be different and from 1 to 255")
+        for key, value in self.thresholds.items():
+            if not 0 < value < 1:
+                raise ManifestError(f"the threshold {key!r} must lie between 0 and 1")
+
+    @property
+    def volumetric(self) -> bool:
+        """Whether the network sees blocks of voxels instead of slices."""
+        return len(self.input_size) == 3
+
+    @property
+    def channels(self) -> int:
+        """Number of input channels: the slice and its context."""
+        return 1 + 2 * self.context_slices
+
+    @property
+    def mask_threshold(self) -> float:
+        """Probability from which a voxel is labelled."""
+        return self.thresholds.get("mask", 0.5)
+
+    def to_json(self) -> str:
+        """The text of ``model.json``."""
+        values = {
+            "schema_version": self.schema_version,
+            "name": self.name,
+            "version": self.version,
+            "description": self.description,
+            "architecture": self.architecture,
+            "parameters": dict(self.parameters),
+            "task": self.task.value,
+            "modality": self.modality.value,
+            "labels": [_segment_to_json(segment) for segment in self.labels],
+            "input_kind": self.input_kind.value,
+            "window": {"low": self.window.low, "high": self.window.high, "unit": self.window.unit.value},
+            "input_size": list(self.input_size),
+            "context_slices": self.context_slices,
+            "spacing": None if self.spacing is None else list(self.spacing),
+            "thresholds": dict(self.thresholds),
+            "postprocessing": {
+                "largest_component": self.postprocessing.largest_component,
+                "fill_holes": self.postprocessing.fill_holes.value,
+                "min_volume_ml": self.postprocessing.min_volume_ml,
+            },
+            "weights": dict(self.weights),
+            "training": dict(self.training),
+            "licence": self.licence,
+        }
+        return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Manifest:
+        """Read and check the text of ``model.json``.
+
+        Raises
+        ------
+        BundleError
+            With one sentence, whatever is wrong with it.
+        """
+        try:
+            root = JsonObject(json.loads(text), "it")
+            # The version comes first: a newer schema may look different in every other respect.
+            check_schema_version(root.integer("schema_version"))
+            return _read_manifest(root)
+        except JsonProblem as problem:
+            raise ManifestError(str(problem)) from problem
+        except (ValueError, RecursionError) as error:
+            raise ManifestError("it is not valid JSON") from error
+
+
+def check_schema_version(version: int) -> None:
+    """Raise `BundleError` unless this LiverMargin reads manifests of `version`."""
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"The model's description has schema version {version} but this LiverMargin reads version "
+            f"{SCHEMA_VERSION}; update LiverMargin or get a model made for this version."
+        )
+
+
+def _read_manifest(root: JsonObject) -> Manifest:
+    window, post = root.object("window"), root.object("postprocessing")
+    spacing: tuple[float, ...] | None = None
+    if "spacing" in root:
+        spacing = root.numbers("spacing")
+        if len(spacing) != 3:
+            raise JsonProblem("'spacing' is not three numbers")
+    else:
+        root.skip("spacing")
+    manifest = Manifest(
+        name=root.text("name"),
+        version=root.text("version"),
+        architecture=root.text("architecture"),
+        modality=root.choice("modality", Modality),
+        input_kind=root.choice("input_kind", IntensityKind),
+        window=Window(window.number("low"), window.number("high"), window.choice("unit", WindowUnit)),
+        labels=tuple(_read_segment(JsonObject(values, "a label")) for values in root.array("labels")),
+        parameters=root.mapping("parameters"),
+        task=root.choice("task", Task),
+        input_size=root.integers("input_size"),
+        context_slices=root.integer("context_slices"),
+        spacing=spacing,  # type: ignore[arg-type]
+        thresholds=_read_entries(root.mapping("thresholds"), JsonObject.number),
+        postprocessing=Postprocessing(
+            post.flag("largest_component"), post.choice("fill_holes", FillHoles), post.number("min_volume_ml")
+        ),
+        weights=_read_entries(root.mapping("weights"), JsonObject.text),
+        training=root.mapping("training"),
+        licence=root.text("licence"),
+        description=root.text("description"),
+    )
+    for part in (window, post, root):
+        part.finish()
+    return manifest
+
+
+def _read_entries(values: Mapping[str, Any], take: Callable[[JsonObject, str], _Value]) -> dict[str, _Value]:
+    entries = JsonObject(values, "an entry")
+    return {key: take(entries, key) for key in values}
+
+
+def _read_segment(values: JsonObject) -> Segment:
+    colour = values.integers("colour")
+    if len(colour) != 3 or not all(0 <= part <= 255 for part in colour):
+        raise JsonProblem("a label's colour is not three numbers from 0 to 255")
+    terminology = None
+    if "terminology" in values:
+        terms = values.object("terminology")
+        category, kind = _read_code(terms.object("category")), _read_code(terms.object("type"))
+        if "region" in terms:
+            terminology = Terminology(category, kind, _read_code(terms.object("region")))
+        else:
+            terms.skip("region")
+            terminology = Terminology(category, kind)
+        terms.finish()
+    else:
+        values.skip("terminology")
+    segment = Segment(values.integer("label"), values.text("name"), colour, terminology)  # type: ignore[arg-type]
+    values.finish()
+    return segment
+
+
+def _read_code(values: JsonObject) -> Code:
+    code = Code(values.text("value"), values.text("meaning"), values.text("scheme"))
+    values.finish()
+    return code
+
+
+def _segment_to_json(segment: Segment) -> dict[str, Any]:
+    return {
+        "label": segment.label,
+        "name": segment.name,
+        "colour": list(segment.colour),
+        "terminology": None if segment.terminology is None else dataclasses.asdict(segment.terminology),
+    }
