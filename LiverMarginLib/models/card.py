@@ -1,0 +1,82 @@
+"""The model card of a bundle: what a person should know before using the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from LiverMarginLib.models.manifest import Manifest, Task, WindowUnit
+
+
+def model_card(manifest: Manifest) -> str:
+    """Write the model card as Markdown text.
+
+    Parameters
+    ----------
+    manifest : Manifest
+
+    Returns
+    -------
+    str
+    """
+    sections = [
+        f"# {manifest.name} {manifest.version}",
+        manifest.description,
+        "For research and teaching. This is not a medical device: do not use it for diagnosis or treatment.",
+        "## What it does",
+        _bullets(
+            {
+                "Task": manifest.task.value,
+                "Labels": ", ".join(f"{segment.label} = {segment.name}" for segment in manifest.labels),
+                "Architecture": f"{manifest.architecture} {json.dumps(dict(manifest.parameters))}",
+                "Threshold": f"{manifest.mask_threshold:g}" if manifest.task is Task.SEGMENTATION else "",
+                "Post-processing": _postprocessing(manifest),
+            }
+        ),
+        "## What it expects",
+        _bullets(
+            {
+                "Modality": manifest.modality.value,
+                "Voxel values": manifest.input_kind.value,
+                "Intensity window": _window(manifest),
+                "Network input": " x ".join(map(str, manifest.input_size))
+                + (f", {manifest.channels} neighbouring slices" if manifest.context_slices else ""),
+                "Voxel spacing": " x ".join(f"{s:g}" for s in manifest.spacing) + " mm" if manifest.spacing else "",
+            }
+        ),
+        "## How it was trained",
+        _bullets(manifest.training) or "Not recorded.",
+        "## Licence",
+        manifest.licence or "Not stated.",
+        "## Files",
+        _bullets({name: f"sha256 {digest}" for name, digest in manifest.weights.items()}),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _bullets(values: Mapping[str, Any], indent: str = "") -> str:
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}- {key}:", _bullets(value, indent + "  ")]
+        elif value not in ("", None):
+            lines.append(f"{indent}- {key}: {value}")
+    return "\n".join(line for line in lines if line)
+
+
+def _window(manifest: Manifest) -> str:
+    low, high = f"{manifest.window.low:g}", f"{manifest.window.high:g}"
+    if manifest.window.unit is WindowUnit.PERCENTILE:
+        return f"percentiles {low} to {high} of the volume"
+    return f"{low} to {high}"
+
+
+def _postprocessing(manifest: Manifest) -> str:
+    defaults = manifest.postprocessing
+    steps = [
+        "largest piece" if defaults.largest_component else "",
+        f"pieces of at least {defaults.min_volume_ml:g} ml" if defaults.min_volume_ml else "",
+        f"holes filled by {defaults.fill_holes.value}" if defaults.fill_holes.value != "none" else "",
+    ]
+    return ", ".join(step for step in steps if step)
