@@ -1,0 +1,94 @@
+"""Trying a bundle out: loads it in every runtime that is installed, runs it, compares the results."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from LiverMarginLib.errors import BundleError, DependencyError
+from LiverMarginLib.inference.segmenter import Device, Runtime, load_segmenter
+from LiverMarginLib.models.bundle import Bundle
+from LiverMarginLib.models.manifest import ONNX_FILE, SAFETENSORS_FILE
+
+# torch and ONNX Runtime add up in different orders; more than this is another network.
+LARGEST_DIFFERENCE = 1e-3
+
+_SEED = 20250101
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check_bundle` found.
+
+    Parameters
+    ----------
+    name, version : str
+    seconds : mapping of str to float
+        Time of one prediction (after one to warm up) by runtime.
+    skipped : mapping of str to str
+        Why a runtime was not tried, one sentence.
+    largest_difference : float, optional
+        Between the probabilities of two runtimes; None unless two ran.
+    """
+
+    name: str
+    version: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    largest_difference: float | None = None
+
+
+def check_bundle(path: str | os.PathLike[str], *, device: Device | str = Device.CPU) -> CheckReport:
+    """Validate a bundle, run one prediction by each runtime that it has weights for, and compare them.
+
+    Parameters
+    ----------
+    path : path
+        The bundle's folder.
+    device : Device or str
+
+    Returns
+    -------
+    CheckReport
+
+    Raises
+    ------
+    BundleError
+        If it is invalid, cannot be run, gives anything but probabilities, or differs between runtimes.
+    DependencyError
+        If none of the runtimes that it needs is installed.
+    """
+    bundle = Bundle.load(path)
+    manifest = bundle.manifest
+    seconds: dict[str, float] = {}
+    skipped: dict[str, str] = {}
+    results = []
+    shape = (1, manifest.channels, *manifest.input_size)
+    image = np.random.default_rng(_SEED).random(shape, dtype=np.float32)
+    for runtime, file_name in ((Runtime.ONNX, ONNX_FILE), (Runtime.TORCH, SAFETENSORS_FILE)):
+        if not bundle.has(file_name):
+            continue
+        try:
+            segmenter = load_segmenter(bundle, device=device, runtime=runtime)
+        except DependencyError as error:
+            skipped[runtime.value] = error.message
+            continue
+        segmenter.predict(image)
+        start = time.perf_counter()
+        output = segmenter.predict(image)
+        seconds[runtime.value] = time.perf_counter() - start
+        if not (np.isfinite(output).all() and output.min() >= 0 and output.max() <= 1):
+            raise BundleError(f"The model {manifest.name!r} does not give probabilities by {segmenter.runtime}.")
+        results.append(output)
+    if not results:
+        raise DependencyError(" ".join(skipped.values()))
+    difference = float(np.abs(results[0] - results[1]).max()) if len(results) == 2 else None
+    if difference is not None and difference > LARGEST_DIFFERENCE:
+        raise BundleError(
+            f"The two forms of the weights of the model {manifest.name!r} give different results (by up to "
+            f"{difference:.3g}); get the model again from its source."
+        )
+    return CheckReport(manifest.name, manifest.version, seconds, skipped, difference)

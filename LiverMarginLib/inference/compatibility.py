@@ -1,0 +1,157 @@
+"""Whether an image is of the kind that a model was trained on, and which intensities become 0 and 1.
+
+A network gives an answer to anything; fed with values of another kind, a wrong one without a warning. So a mismatch is
+refused unless the user asks for it, and whatever is assumed is said.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from LiverMarginLib.errors import InputError
+from LiverMarginLib.models.manifest import Manifest, Window, WindowUnit
+from LiverMarginLib.volume import IntensityKind, Modality, Volume, axial_view
+
+# Where an image of another kind is forced upon a model. 8-bit: the whole range. HU: a wide abdominal window.
+_EIGHT_BIT_WINDOW = Window(0.0, 255.0)
+_HU_WINDOW = Window(-160.0, 240.0)
+_PERCENTILE_WINDOW = Window(2.0, 98.0, WindowUnit.PERCENTILE)
+
+_AIR_BELOW_HU = -500.0
+_SAMPLES_FOR_PERCENTILES = 1 << 21
+
+
+@dataclass(frozen=True)
+class InputPlan:
+    """How the voxels of one image become a network's input.
+
+    Parameters
+    ----------
+    low, high : float
+        Intensities that become 0 and 1.
+    notices : tuple of str
+        What was assumed or is amiss, one sentence each.
+    """
+
+    low: float
+    high: float
+    notices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Intensities:
+    low: float
+    high: float
+    above_air: int
+    not_numbers: int
+
+
+def plan_input(volume: Volume, manifest: Manifest, *, allow_mismatch: bool = False) -> InputPlan:
+    """Check an image against a model and choose the intensity window.
+
+    Parameters
+    ----------
+    volume : Volume
+    manifest : Manifest
+    allow_mismatch : bool
+        Go on, with a notice, where image and model are of different kinds.
+
+    Returns
+    -------
+    InputPlan
+
+    Raises
+    ------
+    InputError
+        If they are of different kinds, or the image shows nothing: only air, or one value everywhere.
+    """
+    found = _survey(volume)
+    if not found.low < found.high:
+        raise InputError("The image has the same value in every voxel, so there is nothing to segment; check the file.")
+    notices = []
+    if found.not_numbers:
+        notices.append(f"{found.not_numbers} voxels are not numbers; they are treated as background.")
+    kind = volume.intensity
+    if _looks_like_hounsfield(volume, found):
+        kind = IntensityKind.HU
+        notices.append(
+            f"The file does not say what its values mean; from {found.low:.0f} to {found.high:.0f} they are taken "
+            "for Hounsfield units."
+        )
+    if kind is IntensityKind.HU and not found.above_air:
+        raise InputError("The image shows nothing but air, so there is nothing to segment; check the file.")
+    mismatch = _mismatch(volume.modality, kind, manifest, found)
+    if mismatch and not allow_mismatch:
+        raise InputError(f"{mismatch}; choose a model for such images, or allow the mismatch.")
+    if mismatch:
+        notices.append(f"{mismatch}; the result may be wrong.")
+    window = manifest.window if kind is manifest.input_kind else _forced_window(kind)
+    low, high = _limits(volume, window)
+    return InputPlan(low, high, tuple(notices))
+
+
+def _survey(volume: Volume) -> _Intensities:
+    low, high, above_air, not_numbers = math.inf, -math.inf, 0, 0
+    for plane in volume.array:
+        if plane.dtype.kind == "f":
+            finite = np.isfinite(plane)
+            not_numbers += plane.size - int(np.count_nonzero(finite))
+            if not finite.all():
+                plane = plane[finite]
+                if not plane.size:
+                    continue
+        low, high = min(low, float(plane.min())), max(high, float(plane.max()))
+        above_air += int(np.count_nonzero(plane > _AIR_BELOW_HU))
+    return _Intensities(low, high, above_air, not_numbers)
+
+
+def _looks_like_hounsfield(volume: Volume, found: _Intensities) -> bool:
+    # NIfTI, NRRD and MHA do not say what their values mean, but only CT is far below zero where there is air.
+    return (
+        volume.intensity is IntensityKind.ARBITRARY
+        and volume.modality is not Modality.MR
+        and -4096 <= found.low <= -200
+        and 50 <= found.high <= 65536
+    )
+
+
+def _mismatch(modality: Modality, kind: IntensityKind, manifest: Manifest, found: _Intensities) -> str:
+    known = Modality.UNKNOWN not in (modality, manifest.modality)
+    if known and modality is not manifest.modality:
+        return f"The image is {modality} but the model {manifest.name!r} was trained on {manifest.modality}"
+    if kind is not manifest.input_kind:
+        return (
+            f"The image's values ({_KIND_NAMES[kind]}, {found.low:g} to {found.high:g}) are not what the model "
+            f"{manifest.name!r} was trained on ({_KIND_NAMES[manifest.input_kind]})"
+        )
+    return ""
+
+
+_KIND_NAMES = {
+    IntensityKind.HU: "Hounsfield units",
+    IntensityKind.EIGHT_BIT: "8-bit grey values",
+    IntensityKind.ARBITRARY: "arbitrary units",
+}
+
+
+def _forced_window(kind: IntensityKind) -> Window:
+    if kind is IntensityKind.EIGHT_BIT:
+        return _EIGHT_BIT_WINDOW
+    return _HU_WINDOW if kind is IntensityKind.HU else _PERCENTILE_WINDOW
+
+
+def _limits(volume: Volume, window: Window) -> tuple[float, float]:
+    if window.unit is WindowUnit.VALUE:
+        return window.low, window.high
+    # A regular sample in the axial view: the same for every axis order of the same image, and never a copy of it all.
+    step = max(1, math.ceil((volume.array.size / _SAMPLES_FOR_PERCENTILES) ** (1 / 3)))
+    sample = axial_view(volume.geometry).to_view(volume.array)[::step, ::step, ::step].astype(np.float64)
+    low, high = np.percentile(sample[np.isfinite(sample)], (window.low, window.high))
+    if not low < high:
+        raise InputError(
+            "The image has nearly the same value in every voxel, so there is nothing to segment; check the file."
+        )
+    return float(low), float(high)

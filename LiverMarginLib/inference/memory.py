@@ -1,0 +1,103 @@
+"""Going on when memory is short: smaller batches first, then the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from LiverMarginLib.errors import LiverMarginError, ResourceError
+from LiverMarginLib.events import Notice, OnEvent
+from LiverMarginLib.inference.segmenter import Segmenter
+
+# What torch (CUDA, MPS, CPU allocators), ONNX Runtime and C++ say; neither has one exception for it.
+_PHRASES = (
+    "out of memory",
+    "failed to allocate memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "alloc_failed",
+    "bad_alloc",
+    "bad allocation",
+    "not enough memory",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of any runtime means that memory was short."""
+    if isinstance(error, LiverMarginError):
+        return False
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return any(phrase in text for phrase in _PHRASES)
+
+
+class FrugalPredictor:
+    """Calls a `Segmenter` with batches that fit the memory, and says when it had to give way.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+    batch_size : int
+        The largest batch.
+    fallback : callable
+        Makes the same network ready on the CPU; called at most once, and only if `segmenter` runs elsewhere.
+    on_event : callable
+        Told of every retreat by a `Notice`.
+    """
+
+    def __init__(
+        self, segmenter: Segmenter, batch_size: int, fallback: Callable[[], Segmenter], on_event: OnEvent
+    ) -> None:
+        self.segmenter = segmenter
+        self.batch_size = batch_size
+        self._fallback = fallback
+        self._on_event = on_event
+
+    def predict(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Compute probabilities of at most `batch_size` images, or of fewer.
+
+        Parameters
+        ----------
+        batch : ndarray of float32, shape (n, c, h, w)
+
+        Returns
+        -------
+        ndarray of float32, shape (m, classes, h, w)
+            Of the first ``m <= n`` images; `batch_size` has become `m` if memory was short.
+
+        Raises
+        ------
+        ResourceError
+            If not even one image fits into the memory of the CPU.
+        """
+        while True:
+            try:
+                return self.segmenter.predict(batch[: self.batch_size])
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                details = f"{type(error).__name__}: {error}"
+            # Outside the except block: the exception's traceback keeps the failed computation's tensors alive.
+            self._retreat(details)
+
+    def _retreat(self, details: str) -> None:
+        if self.batch_size > 1:
+            self.batch_size //= 2
+            slices = "slice" if self.batch_size == 1 else "slices"
+            self._on_event(Notice(f"Memory is short; going on with {self.batch_size} {slices} at a time."))
+        elif self.segmenter.device != "cpu":
+            self._on_event(
+                Notice(
+                    f"The memory of the device {self.segmenter.device} does not hold one slice; going on with the CPU, "
+                    "which is slower."
+                )
+            )
+            self.segmenter = self._fallback()
+        else:
+            raise ResourceError(
+                "There is not enough memory to segment a single slice; close other programs or use a larger machine.",
+                details,
+            )

@@ -1,0 +1,118 @@
+"""The contract between networks and the pipeline: `Segmenter`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from LiverMarginLib.errors import BundleError, InputError
+from LiverMarginLib.models.architectures import resolve
+from LiverMarginLib.models.bundle import Bundle
+
+
+class Device(StrEnum):
+    """Where a network may run."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+
+class Runtime(StrEnum):
+    """What may run it."""
+
+    AUTO = "auto"
+    ONNX = "onnx"
+    TORCH = "torch"
+
+
+class Segmenter(Protocol):
+    """A network that is loaded and ready, whatever runs it."""
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(h, w) of the network's input."""
+
+    @property
+    def classes(self) -> int:
+        """Number of output channels: one for each label of the bundle, in its order."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs: "cpu", "cuda" or "mps"."""
+
+    @property
+    def runtime(self) -> str:
+        """What runs it, with its version, for the provenance of results: "onnxruntime 1.20.1"."""
+
+    def predict(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Compute probabilities.
+
+        Parameters
+        ----------
+        batch : ndarray of float32, shape (n, c, h, w)
+            Intensities in [0, 1], C-contiguous.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, classes, h, w)
+            Probabilities in [0, 1].
+
+        Raises
+        ------
+        Exception
+            Whatever the runtime raises when memory is short (see `LiverMarginLib.inference.memory`); `BundleError`
+            if the network cannot be run.
+        """
+
+
+def load_segmenter(
+    bundle: Bundle,
+    *,
+    device: Device | str = Device.AUTO,
+    runtime: Runtime | str = Runtime.AUTO,
+    threads: int | None = None,
+) -> Segmenter:
+    """Make a bundle's network ready to run.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    device : Device or str
+        ``auto`` takes a GPU that passes a test computation, otherwise the CPU. A device asked for by name is used or
+        refused, never replaced.
+    runtime : Runtime or str
+        ``auto`` takes torch on a GPU, and on the CPU the faster ONNX Runtime where the bundle has an ONNX graph.
+    threads : int, optional
+        CPU threads; by default those that the machine leaves to this process.
+
+    Returns
+    -------
+    Segmenter
+
+    Raises
+    ------
+    BundleError
+        If the bundle does not segment slices, lacks the weights for the runtime, or cannot be run.
+    DependencyError
+        If the runtime is not installed.
+    ResourceError
+        If the device is not there or fails its test.
+    """
+    try:
+        device, runtime = Device(device), Runtime(runtime)
+    except ValueError as error:
+        raise InputError(
+            f"{error}; the device is one of {', '.join(Device)} and the runtime one of {', '.join(Runtime)}."
+        ) from error
+    if threads is not None and threads < 1:
+        raise InputError("The number of threads must be 1 or more.")
+    loader = bundle.architecture.segmenter
+    if loader is None or bundle.manifest.volumetric:
+        raise BundleError(f"The model {bundle.manifest.name!r} does not segment slices; choose another model.")
+    segmenter: Segmenter = resolve(loader)(bundle, device=device, runtime=runtime, threads=threads)
+    return segmenter

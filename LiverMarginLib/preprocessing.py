@@ -1,0 +1,163 @@
+"""From the voxels of a slice to a network's input, and from its probabilities back.
+
+Training and inference use the same functions, so that a network sees in use what it saw in training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatImage = npt.NDArray[np.float32]
+
+
+def window_to_unit(image: npt.NDArray[Any], low: float, high: float) -> FloatImage:
+    """Map intensities linearly so that `low` becomes 0 and `high` 1, and clip to [0, 1].
+
+    Parameters
+    ----------
+    image : ndarray
+        Any shape and real dtype; not changed.
+    low, high : float
+        In the units of `image`, ``low < high``.
+
+    Returns
+    -------
+    ndarray of float32, same shape, C-contiguous
+        Values that are not numbers become 0, like air.
+    """
+    # A copy in one memory order, whatever the input's, so that the same slice always gives the same bits.
+    unit = np.array(image, dtype=np.float32, order="C")
+    unit -= np.float32(low)
+    unit *= np.float32(1.0 / (high - low))
+    np.clip(unit, 0.0, 1.0, out=unit)
+    unit[np.isnan(unit)] = 0.0
+    return unit
+
+
+@dataclass(frozen=True, eq=False)
+class InPlaneFit:
+    """The mapping between a slice and the network's input, a physically true field with square pixels.
+
+    A slice that has the network's size and square pixels goes through unchanged, bit for bit. Any other is scaled
+    evenly in millimetres until it fits, and centred; what lies outside it is 0. Resampling is separable and linear
+    with half-pixel centres; where it reduces resolution, the kernel is widened to the coarser pixel (anti-aliasing).
+
+    Build it with `fit_in_plane`.
+
+    Parameters
+    ----------
+    slice_shape, network_shape : tuple of int
+        (h, w) on either side.
+    to_rows, to_columns : ndarray of float32 or None
+        Weights of shapes (network h, slice h) and (network w, slice w); None for the identity.
+    from_rows, from_columns : ndarray of float32 or None
+        Weights of the way back, shapes (slice h, network h) and (slice w, network w).
+    """
+
+    slice_shape: tuple[int, int]
+    network_shape: tuple[int, int]
+    to_rows: FloatImage | None
+    to_columns: FloatImage | None
+    from_rows: FloatImage | None
+    from_columns: FloatImage | None
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether slices go through unchanged."""
+        return self.to_rows is None
+
+    def to_network(self, image: FloatImage) -> FloatImage:
+        """Resample slices to the network's input.
+
+        Parameters
+        ----------
+        image : ndarray of float32, shape (..., h, w)
+            Windowed to [0, 1].
+
+        Returns
+        -------
+        ndarray of float32, shape (..., network h, network w)
+            `image` itself for the identity.
+        """
+        if self.to_rows is None or self.to_columns is None:
+            return image
+        return np.matmul(np.matmul(self.to_rows, image), self.to_columns.T)
+
+    def from_network(self, probabilities: FloatImage) -> FloatImage:
+        """Resample probabilities to the slice's own grid, to be thresholded there.
+
+        Parameters
+        ----------
+        probabilities : ndarray of float32, shape (..., network h, network w)
+
+        Returns
+        -------
+        ndarray of float32, shape (..., h, w)
+            `probabilities` itself for the identity.
+        """
+        if self.from_rows is None or self.from_columns is None:
+            return probabilities
+        return np.matmul(np.matmul(self.from_rows, probabilities), self.from_columns.T)
+
+
+def fit_in_plane(
+    slice_shape: tuple[int, int], spacing: tuple[float, float], network_shape: tuple[int, int]
+) -> InPlaneFit:
+    """Find how slices go into a network's input.
+
+    Parameters
+    ----------
+    slice_shape : tuple of int
+        (h, w) of the slices in pixels.
+    spacing : tuple of float
+        Pixel spacing (rows apart, columns apart) in mm; only their ratio matters.
+    network_shape : tuple of int
+        (h, w) of the network's input.
+
+    Returns
+    -------
+    InPlaneFit
+    """
+    # Spacings come out of a matrix and differ in their last digits between orientations of the same image.
+    down, across = (float(f"{s:.6g}") for s in spacing)
+    if slice_shape == network_shape and down == across:
+        return InPlaneFit(slice_shape, network_shape, None, None, None, None)
+    (h, w), (rows, columns) = slice_shape, network_shape
+    pixel = max(h * down / rows, w * across / columns)
+    return InPlaneFit(
+        slice_shape,
+        network_shape,
+        to_rows=resampling_weights(rows, h, pixel / down),
+        to_columns=resampling_weights(columns, w, pixel / across),
+        from_rows=resampling_weights(h, rows, down / pixel),
+        from_columns=resampling_weights(w, columns, across / pixel),
+    )
+
+
+def resampling_weights(n_out: int, n_in: int, step: float) -> FloatImage:
+    """Weights that resample a line of `n_in` samples to `n_out`, both centred on the same point.
+
+    Parameters
+    ----------
+    n_out, n_in : int
+        Number of samples.
+    step : float
+        Distance of two output samples in input samples.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_out, n_in)
+        Each row adds up to 1, or to 0 where the output sample lies outside the input's extent. The kernel is a
+        triangle of half-width ``max(1, step)`` input samples.
+    """
+    centres = (np.arange(n_out) + 0.5 - n_out / 2) * step + n_in / 2 - 0.5
+    width = max(1.0, step)
+    weights = np.maximum(0.0, 1.0 - np.abs(np.arange(n_in) - centres[:, None]) / width)
+    inside = (centres >= -0.5 - 1e-9) & (centres <= n_in - 0.5 + 1e-9)
+    weights /= weights.sum(axis=1, keepdims=True).clip(min=1e-12)
+    weights[~inside] = 0.0
+    return weights.astype(np.float32)
