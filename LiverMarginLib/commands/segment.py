@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threshold", type=float, help="probability from which a voxel is liver (default: the model's)"
     )
     parser.add_argument("--largest-component", action=argparse.BooleanOptionalAction, help="keep one connected piece")
-    parser.add_argument("--fill-holes", action=argparse.BooleanOptionalAction, help="fill enclosed holes")
+    parser.add_argument("--fill-holes", choices=("none", "slice", "volume"), help="which enclosed holes are filled")
     parser.add_argument(
         "--slices", type=int, nargs=2, metavar=("FIRST", "LAST"), help="axial slices, 0 is the most inferior"
     )

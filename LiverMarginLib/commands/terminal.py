@@ -15,7 +15,7 @@ from LiverMarginLib.jsonable import dumps
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
 
-STAGES = {"read": "Reading", "segment": "Segmenting", "write": "Writing", "compare": "Comparing", "phantom": "Phantom"}
+STAGES = {"read": "Reading", "write": "Writing", "compare": "Comparing", "phantom": "Phantom"}
 
 
 class Terminal:

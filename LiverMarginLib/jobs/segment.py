@@ -39,8 +39,10 @@ class SegmentJob(Job):
         None lets the machine decide.
     threshold : float, optional
         Probability from which a voxel is liver; None takes the bundle's.
-    largest_component, fill_holes : bool, optional
-        None takes the bundle's defaults.
+    largest_component : bool, optional
+        Keep one connected piece; None takes the bundle's default.
+    fill_holes : str, optional
+        "none", "slice" or "volume"; None takes the bundle's default.
     slices : tuple of int, optional
         First and last axial slice, counted from 0 at the inferior end.
     allow_mismatch : bool
@@ -61,7 +63,7 @@ class SegmentJob(Job):
     threads: int | None = None
     threshold: float | None = None
     largest_component: bool | None = None
-    fill_holes: bool | None = None
+    fill_holes: str | None = None
     slices: tuple[int, int] | None = None
     allow_mismatch: bool = False
 
@@ -71,6 +73,7 @@ class SegmentJob(Job):
         from LiverMarginLib.inference.slicewise import SlicewiseOptions, segment_volume
         from LiverMarginLib.io.readers import read_volume
         from LiverMarginLib.io.writers import check_writable, write_labelmap
+        from LiverMarginLib.models.manifest import FillHoles
         from LiverMarginLib.models.store import find_bundle
 
         # What can be refused is refused before the minutes of work, not after.
@@ -94,8 +97,8 @@ class SegmentJob(Job):
             batch_size=self.batch_size,
             threshold=self.threshold,
             largest_component=self.largest_component,
-            fill_holes=self.fill_holes,
-            slice_range=self.slices,
+            fill_holes=None if self.fill_holes is None else FillHoles(self.fill_holes),
+            slice_range=None if self.slices is None else (self.slices[0], self.slices[1] + 1),
             allow_mismatch=self.allow_mismatch,
         )
         labels = segment_volume(volume, bundle, segmenter, options, on_event, cancel)
@@ -103,7 +106,7 @@ class SegmentJob(Job):
         written = self._write(labels, on_event, cancel, write_labelmap)
         return {
             "model": bundle.manifest.name,
-            "device": segmenter.device,
+            "device": labels.provenance["device"],
             "outputs": written,
             **measurements(volume, labels),
             "seconds": {"read": round(read_seconds, 2), "segment": round(segment_seconds, 2)},

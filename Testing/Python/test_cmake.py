@@ -73,4 +73,4 @@ def test_the_library_and_the_models_land_beside_the_module(tmp_path):
     for name in files_below(REPOSITORY / "LiverMarginLib", ".py"):
         assert (modules / "LiverMarginLib" / name).is_file()
     for card in (REPOSITORY / "Resources/Models").glob("*/model.json"):
-        assert (modules / "LiverMarginLib/Models" / card.parent.name / "model.json").is_file()
+        assert (modules / "LiverMarginLib/Resources/Models" / card.parent.name / "model.json").is_file()
