@@ -7,20 +7,21 @@ import dataclasses
 import json
 
 from LiverMarginLib.commands.terminal import Terminal
+from LiverMarginLib.errors import InputError
+
+ACTIONS = ("list", "show", "check")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    actions.add_parser("list", help="every bundle that is found, and where")
-    show = actions.add_parser("show", help="what a bundle says about itself")
-    show.add_argument("model", help="name or folder of a bundle")
-    check = actions.add_parser("check", help="verify a bundle's files and run it once")
-    check.add_argument("model", help="name or folder of a bundle")
+    parser.add_argument("action", choices=ACTIONS, help="list all; show what one says about itself; verify and run one")
+    parser.add_argument("model", nargs="?", help="name or folder of a bundle, for show and check")
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Do what the action says."""
+    if options.action != "list" and options.model is None:
+        raise InputError(f"Say which model to {options.action}; `livermargin models list` names them.")
     return {"list": _list, "show": _show, "check": _check}[options.action](options, terminal)
 
 
