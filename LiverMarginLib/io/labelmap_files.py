@@ -1,7 +1,8 @@
 """Plain label maps: NIfTI, NRRD and MetaImage. They hold values and geometry, but no names or colours.
 
-NRRD and MetaImage go through ITK. NIfTI is written here: ITK's writer reports success on a full disk and changes
-axes that are not at right angles without an error (both seen with SimpleITK 2.5).
+NRRD and MetaImage go through ITK and are read back, because on a full disk ITK may lose the end of a file without an
+error. NIfTI is written here, because ITK also changes axes that are not at right angles (both seen with SimpleITK
+2.5).
 """
 
 from __future__ import annotations
@@ -82,12 +83,15 @@ def write_image(
     with atomic_path(path, overwrite=overwrite) as temporary:
         try:
             sitk.WriteImage(image, str(temporary), useCompression=True)
+            complete = np.array_equal(sitk.GetArrayViewFromImage(sitk.ReadImage(str(temporary))), array)
+            reason = "read back differently"
         except RuntimeError as error:
-            # ITK tells no reason apart from the text; the folder itself has been proved writable.
+            complete, reason = False, type(error).__name__
+        if not complete:
+            # ITK does not say why; the folder itself has been proved writable.
             raise ResourceError(
-                f"{path.name} could not be written completely; free some space or choose another disk.",
-                type(error).__name__,
-            ) from error
+                f"{path.name} could not be written completely; free some space or choose another disk.", reason
+            )
 
 
 def write_nifti(labels: LabelMap, path: Path, *, overwrite: bool = True) -> None:
