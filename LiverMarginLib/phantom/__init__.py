@@ -1,0 +1,25 @@
+"""Procedural abdominal CT with exact labels: the demo's picture, the tests' data and the first training set."""
+
+from __future__ import annotations
+
+from LiverMarginLib.phantom.anatomy import Anatomy, make_anatomy
+from LiverMarginLib.phantom.generate import Phantom, make_phantom, render
+from LiverMarginLib.phantom.options import Arms, PhantomOptions, Phase, Region
+from LiverMarginLib.phantom.organs import ORGANS, Organ, liver_target
+from LiverMarginLib.phantom.sheet import contact_sheet
+
+__all__ = [
+    "ORGANS",
+    "Anatomy",
+    "Arms",
+    "Organ",
+    "Phantom",
+    "PhantomOptions",
+    "Phase",
+    "Region",
+    "contact_sheet",
+    "liver_target",
+    "make_anatomy",
+    "make_phantom",
+    "render",
+]

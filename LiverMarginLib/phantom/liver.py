@@ -1,0 +1,242 @@
+"""The liver: lobes, fissures, fossae and the impressions of its neighbours; gallbladder and vessels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from LiverMarginLib.phantom.canvas import Canvas
+from LiverMarginLib.phantom.fields import FloatArray, ellipsoid, rotation, smooth_max, smooth_min
+from LiverMarginLib.phantom.organs import Organ
+from LiverMarginLib.phantom.tissues import Tissue
+from LiverMarginLib.phantom.tubes import Tube, grow_tree, paint_tubes
+
+
+@dataclass(frozen=True)
+class LiverShape:
+    """Parameters of one liver; lengths in mm, `scale` and the lobes' factors relative to an average one.
+
+    The visceral surface is the plane ``lift`` that rises from the right lower tip to the hilum, the left lobe a
+    flattened ellipsoid cut by the plane that faces the stomach.
+    """
+
+    scale: float
+    right: float
+    left: float
+    left_reach: float
+    left_drop: float
+    left_thick: float
+    caudate: float
+    lift: float
+    tilt: float
+    fissure: float
+    tongue: float
+    nodules: float
+    wall_gap: float
+    waviness: float
+    cut: str
+    cut_at: float
+    wraps: bool
+
+    @classmethod
+    def draw(
+        cls,
+        rng: np.random.Generator,
+        *,
+        scale: float | None,
+        cirrhosis: bool,
+        riedel: bool,
+        resected: bool,
+        wraps: bool,
+        ascites: bool,
+    ) -> LiverShape:
+        """Draw a liver with the given variants."""
+        size = float(np.clip(rng.normal(1.0, 0.07), 0.8, 1.22))
+        shrink = 0.9 if cirrhosis else 1.0
+        return cls(
+            scale=size if scale is None else scale,
+            right=float(rng.uniform(0.9, 1.1)) * shrink,
+            left=float(rng.uniform(0.8, 1.2)) * (1.12 if cirrhosis else 1.0),
+            left_reach=float(rng.uniform(105, 135) if wraps else rng.uniform(50, 98)),
+            left_drop=float(rng.uniform(-32, 26)),
+            left_thick=float(rng.uniform(32, 52)),
+            caudate=float(rng.uniform(0.8, 1.2)) * (1.3 if cirrhosis else 1.0),
+            lift=float(rng.normal(0, 9)),
+            tilt=float(rng.uniform(26, 46)),
+            fissure=float(rng.uniform(0.6, 3.0) * (2.0 if cirrhosis else 1.0)),
+            tongue=float(rng.uniform(50, 105) if riedel else 0.0),
+            nodules=float(rng.uniform(1.2, 2.8) if cirrhosis else 0.25),
+            wall_gap=float(rng.uniform(6, 20) if ascites else rng.uniform(0.8, 2.5)),
+            waviness=float(rng.uniform(2.5, 6.0)),
+            cut=str(rng.choice(["right", "left"], p=[0.6, 0.4])) if resected else "",
+            cut_at=float(rng.uniform(-12, 12)),
+            wraps=wraps,
+        )
+
+
+@dataclass(frozen=True)
+class Liver:
+    """The liver with its vessels and the gallbladder."""
+
+    shape: LiverShape
+    gallbladder: Tube | None
+    stones: tuple[tuple[float, float, float, float], ...]
+    trunk: Tube
+    portal: list[Tube]
+    veins: list[Tube]
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, shape: LiverShape) -> Liver:
+        """Draw vessels and gallbladder that fit a liver."""
+        s = shape.scale
+        gallbladder = None
+        stones: tuple[tuple[float, float, float, float], ...] = ()
+        if rng.random() < 0.85:
+            width = rng.uniform(7, 17)
+            neck = np.array([-32, -6, -6]) * s + rng.normal(0, 4, 3)
+            fundus = neck + np.array([-22, -46, -34]) * rng.uniform(0.7, 1.15, 3)
+            middle = (neck + fundus) / 2 + rng.normal(0, 5, 3)
+            gallbladder = Tube.through([neck, middle, fundus], [width * 0.4, width * 0.85, width])
+            if rng.random() < 0.15:
+                stones = tuple(
+                    (*(gallbladder.points[-2] + rng.normal(0, width * 0.35, 3) + (0, width * 0.4, 0)), rng.uniform(2, 6))
+                    for _ in range(rng.integers(1, 5))
+                )
+        portal, trunk = _draw_portal(rng, s)
+        return cls(shape, gallbladder, stones, trunk, portal, _draw_veins(rng, s))
+
+    def field(self, canvas: Canvas, box: tuple[slice, slice, slice]) -> FloatArray:
+        """Distance to the liver before its neighbours press on it."""
+        p = self.shape
+        s = p.scale
+        x, y, z = canvas.at(box)
+        rough = canvas.noise(60, box)
+        fine = canvas.noise(30, box)
+        wave = p.waviness * rough + 0.3 * p.waviness * fine
+
+        right = ellipsoid(x, y, z, np.array([-78, 4, 2]) * s, np.array([80, 100, 112 * p.right]) * s)
+        a = np.radians(p.tilt)
+        lower = np.float32(np.cos(a)) * (x + 30 * s) - np.float32(np.sin(a)) * (z + p.lift)
+        # Concave below: the anterior edge hangs lower than the middle of the visceral surface.
+        lower = lower - 10 * np.exp(-(((y + 62) / 34) ** 2)).astype(np.float32) - 6 * np.clip(y / 60, 0, 1)
+        right = smooth_max(right, lower.astype(np.float32) + 0.7 * wave, 16)
+
+        centre = np.array([8, -46, 36 + 0.3 * p.left_drop]) * s
+        axes = rotation(yaw=-8, roll=-12)
+        radii = np.array([p.left_reach, 56, p.left_thick - 0.35 * p.left_drop]) * s * p.left**0.33
+        left = ellipsoid(x, y, z, centre, radii, axes)
+        behind = 0.62 * (x - 4) + 0.78 * (y - 12 * s) - 0.42 * (z - 30)
+        if p.wraps:
+            behind = behind - 0.75 * np.clip(x - 20, 0, 120)
+        left = smooth_max(left, behind.astype(np.float32) + 0.6 * wave, 12)
+        distance = smooth_min(right, left, 22)
+        if p.tongue:
+            tongue = ellipsoid(x, y, z, (-104 * s, -8, -70), (24, 46, p.tongue))
+            distance = smooth_min(distance, tongue, 18)
+        distance = distance + wave
+
+        caudate = ellipsoid(
+            x, y, z, np.array([-10, 6, 24]) * s, np.array([17, 20, 30]) * s * p.caudate, rotation(yaw=25)
+        )
+        cleft_side = 0.5 * (x + 2) + 0.86 * (y + 6 * s) + 0.1 * z
+        distance = smooth_min(np.maximum(distance, 0), caudate, 6) if False else smooth_min(distance, caudate, 8)
+
+        # Fissure of the ligamentum venosum: between caudate and left lateral section.
+        cleft = np.abs(cleft_side) - np.float32(0.5 + 0.5 * p.fissure)
+        cleft = np.maximum(cleft, ellipsoid(x, y, z, np.array([2, -4, 18]) * s, np.array([26, 16, 34]) * s))
+        distance = smooth_max(distance, -cleft, 3)
+        # Fissure of the ligamentum teres, opening downwards: this is what parts the lobes in some slices.
+        plane = np.abs(x + 8 * s + 0.16 * (y + 40) + 3 * fine) - p.fissure * (0.55 + np.maximum(14 - z, 0) / 11)
+        teres = np.maximum(np.maximum(plane, (z - 22 * s) * 0.8), (y + 22) * 0.7)
+        teres = np.maximum(teres, -y - 200)
+        distance = smooth_max(distance, -teres.astype(np.float32), 4)
+        hilum = ellipsoid(x, y, z, np.array([-24, 2, -4]) * s, (22, 9, 9), rotation(yaw=-20, roll=15))
+        distance = smooth_max(distance, -hilum, 5)
+
+        if p.cut == "right":
+            distance = smooth_max(distance, -(x + 34 * s + p.cut_at - 0.35 * y) + 2 * fine, 10)
+        elif p.cut == "left":
+            distance = smooth_max(distance, (x + 12 * s + p.cut_at + 0.2 * y) + 2 * fine, 10)
+        distance += p.nodules * (canvas.noise(14, box) if p.nodules > 1 else fine)
+        return np.asarray(distance, dtype=np.float32)
+
+    def paint(self, canvas: Canvas) -> None:
+        """Paint gallbladder, portal trunk, liver and its vessels, in this order of precedence."""
+        palette = canvas.palette
+        over = canvas.fill([Organ.VISCERAL_FAT, Organ.MUSCLE])
+        self._paint_gallbladder(canvas, over)
+        trunk = palette.add(Tissue.PORTAL_BLOOD, Organ.PORTAL_VEIN)
+        paint_tubes(canvas, [self.trunk], trunk, over=over, solid=True)
+
+        s = self.shape.scale
+        low = np.array([-165, -140, -140 * s - self.shape.tongue])
+        box = canvas.box(low, (max(120, self.shape.left_reach * 1.3) + 10, 130, 130), pad=12)
+        if box is None:
+            return
+        distance = self.field(canvas, box)
+        distance = smooth_max(distance, canvas.fields["cavity"][box] + self.shape.wall_gap, 8)
+        distance = smooth_max(distance, canvas.fields["dome"][box] + 2.0, 8)
+        distance = canvas.avoid(distance, box, gap=0.4, width=3)
+        canvas.fields["liver"] = np.full(canvas.shape, 60, dtype=np.float32)
+        canvas.fields["liver"][box] = distance
+        canvas.paint(palette.add(Tissue.LIVER, Organ.LIVER), distance, box, over=over)
+        inside = canvas.fill([Organ.LIVER])
+        paint_tubes(canvas, self.portal, palette.add(Tissue.LIVER_PORTAL, Organ.LIVER_VESSEL), over=inside)
+        paint_tubes(canvas, self.veins, palette.add(Tissue.LIVER_VEIN, Organ.LIVER_VESSEL), over=inside)
+
+    def _paint_gallbladder(self, canvas: Canvas, over: npt.NDArray[np.bool_]) -> None:
+        if self.gallbladder is None:
+            return
+        found = self.gallbladder.field(canvas, blend=6)
+        if found is None:
+            return
+        box, distance = found
+        distance = smooth_max(distance, canvas.fields["cavity"][box] + 6, 6)
+        distance = canvas.avoid(distance, box, gap=2)
+        palette = canvas.palette
+        canvas.paint(palette.add(Tissue.BOWEL_WALL, Organ.GALLBLADDER), distance, box, over=over)
+        inside = canvas.fill([Organ.GALLBLADDER])
+        canvas.paint(palette.add(Tissue.BILE, Organ.GALLBLADDER), distance + 1.6, box, over=inside, solid=False)
+        for x, y, z, radius in self.stones:
+            part = canvas.box((x - radius,) * 1 + (y - radius, z - radius), (x + radius, y + radius, z + radius))
+            if part is not None:
+                stone = ellipsoid(*canvas.at(part), (x, y, z), (radius,) * 3)
+                material = palette.add(Tissue.GALLSTONE, Organ.GALLBLADDER)
+                canvas.paint(material, stone, part, over=inside, solid=False)
+
+
+def _draw_portal(rng: np.random.Generator, s: float) -> tuple[list[Tube], Tube]:
+    """Portal branches inside the liver, and the trunk from the confluence to the hilum."""
+    fork = np.array([-30, -2, 2]) * s
+    trunk = Tube.through([(2, 6, -38), (-10, 4, -20), fork], [7.5, 7.5, 7.0])
+    tubes: list[Tube] = []
+    right = Tube.through([fork, fork + np.array([-24, 4, 4]) * s], [6.5, 5.8])
+    left = Tube.through([fork, np.array([-14, -18, 12]) * s, np.array([-4, -36, 10]) * s], [5.5, 5.0, 4.6])
+    tubes += [right, left]
+    heads = [
+        (right.points[-1], (-0.5, -0.7, 0.3), 4.8),
+        (right.points[-1], (-0.6, 0.7, 0.1), 4.8),
+        (right.points[-1], (-0.5, 0.2, -0.8), 4.2),
+        (left.points[-1], (0.8, -0.4, 0.2), 3.4),
+        (left.points[-1], (0.7, 0.2, 0.5), 3.0),
+        (left.points[-1], (-0.6, -0.6, -0.2), 3.2),
+    ]
+    for start, heading, radius in heads:
+        tubes += grow_tree(rng, start, heading, radius, thinnest=0.9, length=30 * s, wander=0.16, limit=36)
+    return tubes, trunk
+
+
+def _draw_veins(rng: np.random.Generator, s: float) -> list[Tube]:
+    """Right, middle and left hepatic veins with their tributaries."""
+    tubes: list[Tube] = []
+    for heading, radius, length in (
+        ((-0.85, 0.15, -0.35), 5.2, 46),
+        ((-0.45, -0.75, -0.45), 4.8, 44),
+        ((0.45, -0.85, -0.2), 4.4, 36),
+    ):
+        start = np.array([-27, 10, 66]) * s + rng.normal(0, 3, 3)
+        heading_drawn = np.array(heading) + rng.normal(0, 0.12, 3)
+        tubes += grow_tree(rng, start, heading_drawn, radius, thinnest=1.0, length=length * s, wander=0.12, limit=40)
+    return tubes

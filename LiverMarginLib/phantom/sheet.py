@@ -1,0 +1,70 @@
+"""Contact sheets: many slices or phantoms in one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from LiverMarginLib.phantom.organs import ORGANS, Organ
+from LiverMarginLib.volume import LabelMap, Volume
+
+
+def contact_sheet(
+    volume: Volume,
+    labels: LabelMap | None = None,
+    *,
+    slices: Sequence[int] | None = None,
+    count: int = 12,
+    columns: int = 4,
+    window: float = 400.0,
+    level: float = 40.0,
+    all_organs: bool = False,
+) -> npt.NDArray[np.uint8]:
+    """Lay out axial slices from the uppermost to the lowest, with contours if labels are given.
+
+    Parameters
+    ----------
+    volume : Volume
+        In the canonical axial view, as phantoms are.
+    labels : LabelMap, optional
+        Contour of the liver (and its masses) in the organ's colour; of every organ with `all_organs`.
+    slices : sequence of int, optional
+        Slice indices; `count` evenly spaced ones when None.
+    count, columns : int
+        Number of slices and of columns.
+    window, level : float
+        HU.
+
+    Returns
+    -------
+    ndarray of uint8, shape (height, width, 3)
+        RGB.
+    """
+    depth = volume.array.shape[0]
+    if slices is None:
+        slices = np.unique(np.linspace(depth - 1, 0, min(count, depth)).round().astype(int))[::-1].tolist()
+    tiles = []
+    for k in slices:
+        grey = np.clip((volume.array[k].astype(np.float32) - (level - window / 2)) / window, 0, 1)
+        tile = np.repeat((grey * 255).astype(np.uint8)[..., None], 3, axis=2)
+        if labels is not None:
+            _draw_contours(tile, labels.array[k], all_organs)
+        tiles.append(tile)
+    blank = np.zeros_like(tiles[0])
+    tiles += [blank] * (-len(tiles) % columns)
+    rows = [np.hstack(tiles[n : n + columns]) for n in range(0, len(tiles), columns)]
+    return np.vstack(rows)
+
+
+def _draw_contours(tile: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer], all_organs: bool) -> None:
+    """Colour the border pixels of organs in place."""
+    if not all_organs:
+        liver = np.isin(labels, (Organ.LIVER, Organ.LIVER_VESSEL))
+        labels = np.where(liver, Organ.LIVER, np.where(labels == Organ.LIVER_MASS, labels, 0))
+    border = np.zeros(labels.shape, dtype=bool)
+    border[:-1] |= labels[:-1] != labels[1:]
+    border[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    for segment in ORGANS:
+        tile[border & (labels == segment.label)] = segment.colour
