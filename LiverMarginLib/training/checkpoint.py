@@ -1,0 +1,112 @@
+"""Files that are whole or not there, and the state of a training in one of them."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+
+from LiverMarginLib.errors import InputError, ResourceError
+
+CHECKPOINT = "checkpoint.pt"
+BEST_WEIGHTS = "best.safetensors"
+_SCHEMA = 1
+
+
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Write `content` beside `path`, flush it to the disk, then take its place; readers see the old or the new file.
+
+    Raises
+    ------
+    ResourceError
+        If the disk is full or the folder cannot be written; what was at `path` is untouched.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        kept = "; the one before it is intact" if path.exists() else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(
+                f"The disk is full, so {path.name} could not be written{kept}. Free some space and resume.", str(error)
+            ) from error
+        raise ResourceError(
+            f"{path.name} could not be written ({error.strerror}){kept}. Choose a folder that you may write to.",
+            str(error),
+        ) from error
+
+
+def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write the checkpoint of `folder`: tensors, numbers, strings, lists and dicts.
+
+    Raises
+    ------
+    ResourceError
+        See `write_atomically`.
+    """
+    buffer = io.BytesIO()
+    torch.save({"schema": _SCHEMA, **state}, buffer)
+    write_atomically(folder / CHECKPOINT, buffer.getbuffer())
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """Read the checkpoint of `folder`, on the CPU and without running any code it may hold; None if there is none.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, holds more than plain data, or comes from another version.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a different one for each kind of damage
+        raise InputError(
+            f"The checkpoint {CHECKPOINT} is damaged and cannot be resumed; start the training again in a new folder.",
+            str(error),
+        ) from error
+    if not isinstance(state, dict) or state.get("schema") != _SCHEMA:
+        raise InputError(
+            f"The checkpoint {CHECKPOINT} was written by another version of LiverMargin; start again in a new folder."
+        )
+    return state
+
+
+def save_weights(path: Path, weights: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a state dict as safetensors.
+
+    Raises
+    ------
+    ResourceError
+        See `write_atomically`.
+    """
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    write_atomically(path, save(plain, metadata=dict(metadata or {})))
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file.
+
+    Raises
+    ------
+    InputError
+        If it is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors' own error type, OSError, ValueError
+        raise InputError(f"The weights {path.name} cannot be read; train again or copy the file again.") from error

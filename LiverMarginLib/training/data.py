@@ -1,0 +1,142 @@
+"""What the trainer draws from: a source of slices, read one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from LiverMarginLib.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class SliceSample:
+    """One axial slice in the canonical view (patient's right on the left, anterior up) with its mask.
+
+    Parameters
+    ----------
+    image : ndarray of float32, shape (h, w)
+        HU, or 8-bit grey values as stored.
+    mask : ndarray of uint8, shape (h, w)
+        1 where the liver is.
+    spacing : tuple of float
+        mm along (y, x).
+    annotated : bool
+        Whether somebody looked at this slice; an empty mask means "no liver" only where this is true.
+    weight : float
+        Share of this slice in the loss, such as 0.5 for a pseudo-label.
+    """
+
+    image: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.uint8]
+    spacing: tuple[float, float]
+    annotated: bool = True
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 2 or self.image.shape != self.mask.shape:
+            raise InputError(
+                f"A slice has {self.image.shape} pixels and its mask {self.mask.shape}; both need the same two axes."
+            )
+
+
+class SliceSource(Protocol):
+    """Slices with masks, read lazily. Implementations must be picklable, so that loader processes can have a copy."""
+
+    def __len__(self) -> int:
+        """Return the number of slices."""
+        ...
+
+    def patient(self, index: int) -> str:
+        """Return whose slice it is, without reading it. Used to compare and to group, never written anywhere."""
+        ...
+
+    def read(self, index: int) -> SliceSample:
+        """Read slice `index`; raises `InputError` with a sentence fit for the user where that fails."""
+        ...
+
+
+@runtime_checkable
+class KnowsAnnotation(Protocol):
+    """A source that can tell without reading whether a slice was annotated."""
+
+    def annotated(self, index: int) -> bool:
+        """Return `SliceSample.annotated` of slice `index`."""
+        ...
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A source that can say what it holds, for the manifest."""
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 (hexadecimal) over the data or what generates them."""
+        ...
+
+
+class InMemorySource:
+    """Slices that already are in memory.
+
+    Parameters
+    ----------
+    samples : sequence of SliceSample
+    patients : sequence of str
+        Whose slice each one is.
+    """
+
+    def __init__(self, samples: Sequence[SliceSample], patients: Sequence[str]) -> None:
+        if len(samples) != len(patients):
+            raise InputError(f"{len(samples)} slices were given with {len(patients)} patients; give one for each.")
+        self._samples = list(samples)
+        self._patients = list(patients)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def patient(self, index: int) -> str:
+        """Whose slice it is."""
+        return self._patients[index]
+
+    def annotated(self, index: int) -> bool:
+        """Whether slice `index` was annotated."""
+        return self._samples[index].annotated
+
+    def read(self, index: int) -> SliceSample:
+        """Slice `index`."""
+        return self._samples[index]
+
+
+def usable_slices(source: SliceSource, unannotated_as_empty: bool) -> list[int]:
+    """Return the indices of the slices that a training may use.
+
+    Slices that nobody annotated are left out unless they count as empty. A source that cannot tell without reading
+    (`KnowsAnnotation`) is read through once.
+    """
+    if unannotated_as_empty:
+        return list(range(len(source)))
+    if isinstance(source, KnowsAnnotation):
+        return [index for index in range(len(source)) if source.annotated(index)]
+    return [index for index in range(len(source)) if source.read(index).annotated]
+
+
+def check_split(train: SliceSource, validation: SliceSource | None, unannotated_as_empty: bool = False) -> None:
+    """Refuse sources that a training must not use.
+
+    Raises
+    ------
+    InputError
+        If there is nothing to train on, or a patient is in both sources: neighbouring slices are near-duplicates,
+        so that the validation would measure memory.
+    """
+    if len(train) == 0:
+        raise InputError("There are no slices to train on; check the data set and its split.")
+    if validation is None:
+        return
+    common = {train.patient(n) for n in range(len(train))} & {validation.patient(n) for n in range(len(validation))}
+    if common:
+        raise InputError(
+            f"{len(common)} patient(s) are in both the training and the validation data; split the data by patient."
+        )
