@@ -19,7 +19,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--label", action="append", default=[], help="label value or segment name to keep; repeatable")
     parser.add_argument("--source", help="DICOM series that a DICOM SEG must reference")
-    parser.add_argument("--series", help="which series of --source, when it holds several")
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -32,7 +31,6 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             outputs=tuple(options.output),
             labels=tuple(options.label),
             source=options.source,
-            series=options.series,
         )
     )
     terminal.result(result, [f"written: {path}" for path in result["outputs"]])

@@ -16,6 +16,17 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _BAD_PATH = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.EINVAL}
 
 
+# Temporary files that are being written: a process that must leave at once can still remove them.
+_unfinished: set[Path] = set()
+
+
+def discard_unfinished() -> None:
+    """Remove every temporary file of this process, because it is about to end without unwinding."""
+    for temporary in tuple(_unfinished):
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
 @contextmanager
 def atomic_path(final: Path, *, overwrite: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `final` that becomes `final` when the block ends well.
@@ -54,6 +65,7 @@ def atomic_path(final: Path, *, overwrite: bool = True) -> Iterator[Path]:
         _make_parents(final.parent, made)
         # Made at once, so that a folder which refuses is found before minutes of work rather than after.
         temporary.touch(exist_ok=False)
+        _unfinished.add(temporary)
         yield temporary
         temporary.replace(final)
     except BaseException as error:
@@ -65,6 +77,8 @@ def atomic_path(final: Path, *, overwrite: bool = True) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise write_error(error, final.name) from error
         raise
+    finally:
+        _unfinished.discard(temporary)
 
 
 def write_error(error: OSError, name: str) -> LiverMarginError:

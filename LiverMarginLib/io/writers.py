@@ -7,13 +7,14 @@ except for DICOM SEG, whose identifiers and times are new each time as the stand
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from LiverMarginLib.errors import InputError
-from LiverMarginLib.io.atomic import atomic_path
+from LiverMarginLib.io.atomic import atomic_path, write_error
 from LiverMarginLib.volume import LabelMap
 
 Source = Path | Sequence[Path]
@@ -51,11 +52,48 @@ def write_labelmap(
         If the disk is full or the folder must not be written to.
     """
     path = Path(path)
+    return _FORMATS[_suffix(path)].write(labels, path, source, overwrite)
+
+
+def check_output(path: Path | str, *, source: Source | None = None) -> None:
+    """Refuse at once what `write_labelmap` would refuse after the work is done.
+
+    Parameters
+    ----------
+    path, source
+        As for `write_labelmap`.
+
+    Raises
+    ------
+    InputError
+        For an unknown suffix, a folder in the file's place, or a DICOM SEG whose `source` is no DICOM.
+    ResourceError
+        If the file's folder must not be written to.
+    """
+    path = Path(path)
+    if _suffix(path) == ".dcm" and (source is None or (isinstance(source, Path) and _is_other_image(source))):
+        raise InputError("A DICOM SEG refers to a DICOM series, and the input is none; choose another format for it.")
+    if path.is_dir():
+        raise InputError(f"{path.name} is a folder; give the name of a file to write.")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise InputError(f"{folder.name} is a file and not a folder; choose another place for {path.name}.")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise write_error(error, path.name) from error
+
+
+def _is_other_image(source: Path) -> bool:
+    return source.is_file() and source.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"))
+
+
+def _suffix(path: Path) -> str:
     suffix = max((known for known in _FORMATS if path.name.lower().endswith(known)), key=len, default=None)
     if suffix is None or len(path.name) == len(suffix):
         known = ", ".join(_FORMATS)
         raise InputError(f"{path.name or path} does not end in a known format; use one of {known}.")
-    return _FORMATS[suffix].write(labels, path, source, overwrite)
+    return suffix
 
 
 def formats() -> dict[str, str]:

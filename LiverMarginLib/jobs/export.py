@@ -23,9 +23,7 @@ class ExportJob(Job):
     labels : tuple of str
         Label values or segment names to keep; empty keeps all.
     source : str, optional
-        The DICOM series that a DICOM SEG must reference.
-    series : str, optional
-        Which series of `source`, when it holds several.
+        The DICOM series that a DICOM SEG must reference; of several in a folder, the one on whose planes the labels lie.
     """
 
     kind: ClassVar[str] = "export"
@@ -34,17 +32,17 @@ class ExportJob(Job):
     outputs: tuple[str, ...]
     labels: tuple[str, ...] = ()
     source: str | None = None
-    series: str | None = None
 
     def execute(self, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
         """Read, choose, write; see `LiverMarginLib.jobs.run`."""
         import numpy as np
 
         from LiverMarginLib.io.readers import read_labels, resolve_label
-        from LiverMarginLib.io.writers import check_writable, write_labelmap
+        from LiverMarginLib.io.writers import check_output, write_labelmap
 
+        source = Path(self.source) if self.source else None
         for output in self.outputs:
-            check_writable(Path(output))
+            check_output(output, source=source)
         label_map = read_labels(self.input, on_event=on_event)
         if self.labels:
             kept = [resolve_label(label_map, int(name) if name.isdigit() else name) for name in self.labels]
@@ -52,12 +50,9 @@ class ExportJob(Job):
             segments = tuple(segment for segment in label_map.segments if segment.label in kept)
             label_map = replace(label_map, array=array, segments=segments)
         written: list[str] = []
-        source = Path(self.source) if self.source else None
         for number, output in enumerate(self.outputs):
             cancel.check()
             on_event(Progress(number, len(self.outputs), "write", Path(output).name))
-            written += [
-                str(path) for path in write_labelmap(label_map, Path(output), source=source, series=self.series)
-            ]
+            written += [str(path) for path in write_labelmap(label_map, Path(output), source=source)]
         on_event(Progress(len(self.outputs), len(self.outputs), "write"))
         return {"outputs": written}

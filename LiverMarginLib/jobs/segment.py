@@ -72,14 +72,14 @@ class SegmentJob(Job):
         from LiverMarginLib.inference.segmenter import load_segmenter
         from LiverMarginLib.inference.slicewise import SlicewiseOptions, segment_volume
         from LiverMarginLib.io.readers import read_volume
-        from LiverMarginLib.io.writers import check_writable, write_labelmap
+        from LiverMarginLib.io.writers import check_output, write_labelmap
         from LiverMarginLib.models.manifest import FillHoles
         from LiverMarginLib.models.store import find_bundle
 
         # What can be refused is refused before the minutes of work, not after.
         bundle = find_bundle(self.model)
         for output in self.outputs:
-            check_writable(Path(output))
+            check_output(output, source=Path(self.input))
         started = time.perf_counter()
         on_event(Progress(0, 1, "read"))
         volume = read_volume(
@@ -103,7 +103,12 @@ class SegmentJob(Job):
         )
         labels = segment_volume(volume, bundle, segmenter, options, on_event, cancel)
         segment_seconds = time.perf_counter() - started - read_seconds
-        written = self._write(labels, on_event, cancel, write_labelmap)
+        written: list[str] = []
+        for number, output in enumerate(self.outputs):
+            cancel.check()
+            on_event(Progress(number, len(self.outputs), "write", Path(output).name))
+            written += [str(path) for path in write_labelmap(labels, output, source=Path(self.input))]
+        on_event(Progress(len(self.outputs), len(self.outputs), "write"))
         return {
             "model": bundle.manifest.name,
             "device": labels.provenance["device"],
@@ -111,16 +116,6 @@ class SegmentJob(Job):
             **measurements(volume, labels),
             "seconds": {"read": round(read_seconds, 2), "segment": round(segment_seconds, 2)},
         }
-
-    def _write(self, labels: LabelMap, on_event: OnEvent, cancel: CancelToken, write: Any) -> list[str]:
-        source = Path(self.input)
-        written: list[str] = []
-        for number, output in enumerate(self.outputs):
-            cancel.check()
-            on_event(Progress(number, len(self.outputs), "write", Path(output).name))
-            written += [str(path) for path in write(labels, Path(output), source=source, series=self.series)]
-        on_event(Progress(len(self.outputs), len(self.outputs), "write"))
-        return written
 
 
 def measurements(volume: Volume, labels: LabelMap) -> dict[str, Any]:
