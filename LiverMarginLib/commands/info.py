@@ -20,17 +20,18 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     images = list_images(options.path)
     terminal.table(
         f"{len(images)} image(s)",
-        ("series", "kind", "modality", "voxels (k, j, i)", "spacing (mm)", "orientation", "files", "remarks"),
+        ("series", "kind", "modality", "voxels (k, j, i)", "spacing (mm)", "axes", "values", "files", "remarks"),
         [
             (
                 image.key,
                 image.kind,
-                image.modality,
-                " x ".join(map(str, image.shape)),
+                image.modality.value if image.modality else "not said",
+                " x ".join(map(str, image.shape)) if image.shape else "",
                 " x ".join(f"{step:.3g}" for step in image.spacing) if image.spacing else "unknown",
                 image.orientation,
+                "{:g} .. {:g}".format(*image.value_range) if image.value_range else "",
                 image.files,
-                image.remarks,
+                image.problem or ", ".join(image.segments),
             )
             for image in images
         ],

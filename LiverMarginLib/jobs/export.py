@@ -23,7 +23,7 @@ class ExportJob(Job):
     labels : tuple of str
         Label values or segment names to keep; empty keeps all.
     source : str, optional
-        The DICOM series that a DICOM SEG must reference; of several in a folder, the one on whose planes the labels lie.
+        The DICOM series that a DICOM SEG must reference; of several, the one on whose planes the labels lie.
     """
 
     kind: ClassVar[str] = "export"
