@@ -20,10 +20,22 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     images = list_images(options.path)
     terminal.table(
         f"{len(images)} image(s)",
-        ("series", "kind", "modality", "voxels (k, j, i)", "spacing (mm)", "axes", "values", "files", "remarks"),
+        (
+            "series",
+            "name",
+            "kind",
+            "modality",
+            "voxels (k, j, i)",
+            "spacing (mm)",
+            "axes",
+            "values",
+            "files",
+            "remarks",
+        ),
         [
             (
                 image.key,
+                image.path.name,
                 image.kind,
                 image.modality.value if image.modality else "not said",
                 " x ".join(map(str, image.shape)) if image.shape else "",

@@ -83,7 +83,8 @@ def write_image(
     with atomic_path(path, overwrite=overwrite) as temporary:
         try:
             sitk.WriteImage(image, str(temporary), useCompression=True)
-            complete = np.array_equal(sitk.GetArrayViewFromImage(sitk.ReadImage(str(temporary))), array)
+            again = sitk.ReadImage(str(temporary))  # a name of its own: a view does not keep its image alive
+            complete = np.array_equal(sitk.GetArrayViewFromImage(again), array)
             reason = "read back differently"
         except RuntimeError as error:
             complete, reason = False, type(error).__name__
