@@ -17,7 +17,7 @@ from LiverMarginLib.comparison.result import (
     Value,
     slice_status,
 )
-from LiverMarginLib.comparison.settings import CompareSettings, slice_score_columns, suffix
+from LiverMarginLib.comparison.settings import CompareSettings, suffix
 from LiverMarginLib.comparison.where import errors_by_region
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import CancelToken, Notice, OnEvent, Progress, ignore
@@ -139,12 +139,13 @@ def _describe(
     notes: list[str],
     provenance: Mapping[str, Any],
 ) -> PredictionComparison:
-    scores = slice_scores(measures.overlap, measures.boundaries, official, settings)
+    boundaries = {"": measures.boundaries[official], **{suffix(w): measures.boundaries[w] for w in settings.widths}}
+    scores = score_counts(measures.overlap, boundaries)
     detection = SliceDetection.from_overlap(measures.overlap)
     return PredictionComparison(
         model=name,
         slices=_slice_table(measures, scores, grid, official),
-        values=_patient_values(measures, detection, grid, official, settings),
+        values=_patient_values(measures, boundaries, detection, grid, settings),
         slice_means={key: mean_of(values) for key, values in scores.items()},
         detection=detection,
         where=errors_by_region(measures, extent, grid.voxel_volume),
@@ -156,24 +157,27 @@ def _describe(
     )
 
 
-def slice_scores(
-    overlap: Overlap, boundaries: Mapping[Width, BoundaryCounts], official: Width, settings: CompareSettings
-) -> dict[str, FloatArray]:
-    """Scores from counts, by the column names of `slice_score_columns`; shaped like the counts."""
+def score_counts(overlap: Overlap, boundaries: Mapping[str, BoundaryCounts]) -> dict[str, FloatArray]:
+    """Scores from counts, by the column names of `slice_score_columns`; shaped like the counts.
+
+    Parameters
+    ----------
+    overlap : Overlap
+    boundaries : mapping of str to BoundaryCounts
+        By column suffix: "" for the official d, then `suffix` of each further width.
+    """
     scores = {
         "mask_iou": overlap.iou(),
         "dice": overlap.dice(),
         "precision": overlap.precision(),
         "recall": overlap.recall(),
     }
-    for width, ending in ((official, ""), *((w, suffix(w)) for w in settings.widths)):
-        counts = boundaries[width]
+    for ending, counts in boundaries.items():
         scores["boundary_iou" + ending] = counts.boundary_iou()
         scores["trimap_iou" + ending] = counts.trimap_iou()
         scores["boundary_f" + ending] = counts.boundary_f()
         scores["boundary_precision" + ending] = counts.boundary_precision()
         scores["boundary_recall" + ending] = counts.boundary_recall()
-    assert scores.keys() == slice_score_columns(settings).keys()
     return scores
 
 
@@ -187,12 +191,16 @@ def mean_of(values: FloatArray) -> Estimate:
 
 
 def _patient_values(
-    measures: Measures, detection: SliceDetection, grid: Geometry, official: Width, settings: CompareSettings
+    measures: Measures,
+    boundaries: Mapping[str, BoundaryCounts],
+    detection: SliceDetection,
+    grid: Geometry,
+    settings: CompareSettings,
 ) -> dict[str, Value]:
     total = measures.overlap.sum()
-    boundaries = {w: counts.sum() for w, counts in measures.boundaries.items()}
+    scores = score_counts(total, {ending: counts.sum() for ending, counts in boundaries.items()})
     n_slices = detection.true_positive + detection.false_positive + detection.false_negative
-    values = {k: (float(v), n_slices, "slices") for k, v in slice_scores(total, boundaries, official, settings).items()}
+    values = {key: (float(score), n_slices, "slices") for key, score in scores.items()}
 
     millilitres = grid.voxel_volume / 1000
     rvd = float(total.relative_volume_difference())

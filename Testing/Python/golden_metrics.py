@@ -46,7 +46,7 @@ def official_boundary(mask: np.ndarray, d: int) -> np.ndarray:
 
 def boundary_iou(reference: np.ndarray, prediction: np.ndarray, d: int | None = None) -> float:
     if d is None:
-        d = max(1, int(round(0.02 * math.sqrt(reference.shape[0] ** 2 + reference.shape[1] ** 2))))
+        d = max(1, round(0.02 * math.sqrt(reference.shape[0] ** 2 + reference.shape[1] ** 2)))
     return iou(official_boundary(reference, d), official_boundary(prediction, d))
 
 
