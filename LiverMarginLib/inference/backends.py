@@ -147,7 +147,7 @@ def onnx_session(bundle: Bundle, device: str = "cpu", threads: int | None = None
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or available_threads()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors become exceptions; printed as well, they would disturb the progress
     providers = ["CUDAExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
     content = bundle.read(ONNX_FILE)
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from LiverMarginLib.errors import BundleError, DependencyError
+from LiverMarginLib.errors import BundleError, DependencyError, LiverMarginError, ResourceError
 from LiverMarginLib.inference.segmenter import Device, Runtime, load_segmenter
 from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.models.manifest import ONNX_FILE, SAFETENSORS_FILE
@@ -58,13 +58,14 @@ def check_bundle(path: str | os.PathLike[str], *, device: Device | str = Device.
     ------
     BundleError
         If it is invalid, cannot be run, gives anything but probabilities, or differs between runtimes.
-    DependencyError
-        If none of the runtimes that it needs is installed.
+    DependencyError, ResourceError
+        If none of the runtimes that it needs is installed, or the device cannot be used.
     """
     bundle = Bundle.load(path)
     manifest = bundle.manifest
     seconds: dict[str, float] = {}
     skipped: dict[str, str] = {}
+    reason: LiverMarginError | None = None
     results = []
     shape = (1, manifest.channels, *manifest.input_size)
     image = np.random.default_rng(_SEED).random(shape, dtype=np.float32)
@@ -73,8 +74,8 @@ def check_bundle(path: str | os.PathLike[str], *, device: Device | str = Device.
             continue
         try:
             segmenter = load_segmenter(bundle, device=device, runtime=runtime)
-        except DependencyError as error:
-            skipped[runtime.value] = error.message
+        except (DependencyError, ResourceError) as error:
+            skipped[runtime.value], reason = error.message, error
             continue
         segmenter.predict(image)
         start = time.perf_counter()
@@ -83,8 +84,8 @@ def check_bundle(path: str | os.PathLike[str], *, device: Device | str = Device.
         if not (np.isfinite(output).all() and output.min() >= 0 and output.max() <= 1):
             raise BundleError(f"The model {manifest.name!r} does not give probabilities by {segmenter.runtime}.")
         results.append(output)
-    if not results:
-        raise DependencyError(" ".join(skipped.values()))
+    if reason is not None and not results:
+        raise reason
     difference = float(np.abs(results[0] - results[1]).max()) if len(results) == 2 else None
     if difference is not None and difference > LARGEST_DIFFERENCE:
         raise BundleError(

@@ -7,6 +7,7 @@ joins is kept. The result is that of `scipy.ndimage.label` with face connectivit
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,9 +34,9 @@ class Components:
 
     sizes: npt.NDArray[np.int64]
     on_border: npt.NDArray[np.bool_]
-    _slices: tuple[npt.NDArray[np.intp], ...]
+    _tables: tuple[npt.NDArray[np.int32], ...]
 
-    def members(self, index: int, mask: BoolSlice) -> npt.NDArray[np.intp]:
+    def members(self, index: int, mask: BoolSlice) -> npt.NDArray[np.int32]:
         """Piece of each pixel of slice `index`, plus one; 0 outside the mask.
 
         Parameters
@@ -46,9 +47,9 @@ class Components:
 
         Returns
         -------
-        ndarray of int, shape (h, w)
+        ndarray of int32, shape (h, w)
         """
-        return self._slices[index][ndimage.label(mask)[0]]
+        return self._tables[index][ndimage.label(mask)[0]]
 
 
 def find_components(slice_of: Callable[[int], BoolSlice], count: int) -> Components:
@@ -65,30 +66,30 @@ def find_components(slice_of: Callable[[int], BoolSlice], count: int) -> Compone
     -------
     Components
     """
-    starts, sizes, border = [0], [], []
+    starts = [0]
+    sizes: list[npt.NDArray[np.intp]] = []
+    border: list[npt.NDArray[np.bool_]] = []
     joins: list[npt.NDArray[np.int64]] = []
     below: npt.NDArray[np.int64] | None = None
     for k in range(count):
         labels, n = ndimage.label(slice_of(k))
         sizes.append(np.bincount(labels.ravel(), minlength=n + 1)[1:])
-        edges = np.concatenate((labels[0], labels[-1], labels[:, 0], labels[:, -1]))
         touching = np.full(n + 1, k in (0, count - 1))
-        touching[edges] = True
+        touching[np.concatenate((labels[0], labels[-1], labels[:, 0], labels[:, -1]))] = True
         border.append(touching[1:])
         # Numbers that are unique in the volume, from 1, with 0 outside the mask.
-        numbered = np.where(labels > 0, labels.astype(np.int64) + starts[-1], 0)
+        here = np.where(labels > 0, labels + np.int64(starts[-1]), 0)
         if below is not None:
-            overlap = (numbered > 0) & (below > 0)
-            joins.append(np.unique(np.stack((below[overlap], numbered[overlap])), axis=1))
-        below = numbered
+            overlap = (here > 0) & (below > 0)
+            joins.append(np.unique(below[overlap] << 32 | here[overlap]))
+        below = here
         starts.append(starts[-1] + n)
 
     total = starts[-1]
-    a, b = np.concatenate(joins, axis=1) - 1 if joins else np.empty((2, 0), np.int64)
-    n_pieces, piece = connected_components(coo_array((np.ones(len(a), np.bool_), (a, b)), shape=(total, total)), False)
-    piece_sizes = np.zeros(n_pieces, np.int64)
-    np.add.at(piece_sizes, piece, np.concatenate(sizes) if total else np.empty(0, np.int64))
-    piece_border = np.zeros(n_pieces, np.bool_)
-    np.logical_or.at(piece_border, piece, np.concatenate(border) if total else np.empty(0, np.bool_))
-    tables = tuple(np.concatenate(([0], piece[starts[k] : starts[k + 1]] + 1)).astype(np.intp) for k in range(count))
+    join = np.concatenate(joins) if joins else np.empty(0, np.int64)
+    pairs = ((join >> 32) - 1, (join & 0xFFFFFFFF) - 1)
+    n_pieces, piece = connected_components(coo_array((np.ones(len(join), np.bool_), pairs), (total, total)), False)
+    piece_sizes = np.bincount(piece, np.concatenate(sizes), n_pieces).astype(np.int64)
+    piece_border = np.bincount(piece, np.concatenate(border), n_pieces) > 0
+    tables = tuple(np.append(0, piece[a:b] + 1).astype(np.int32) for a, b in itertools.pairwise(starts))
     return Components(piece_sizes, piece_border, tables)

@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 import LiverMarginLib
 from LiverMarginLib.errors import BundleError, InputError
-from LiverMarginLib.events import CancelToken, Notice, OnEvent, Progress, SliceReady, ignore
+from LiverMarginLib.events import CancelToken, Event, Notice, OnEvent, Progress, SliceReady, ignore
 from LiverMarginLib.inference.compatibility import InputPlan, plan_input
 from LiverMarginLib.inference.memory import FrugalPredictor
-from LiverMarginLib.inference.postprocessing import postprocess
+from LiverMarginLib.inference.postprocessing import bounding_box, postprocess
 from LiverMarginLib.inference.segmenter import Device, Segmenter, load_segmenter
 from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.models.manifest import FillHoles, Manifest, Postprocessing
@@ -137,24 +137,23 @@ def segment_volume(
     Cancelled
         If `cancel` was raised.
     """
-    options = options or SlicewiseOptions()
-    cancel = cancel or CancelToken()
+    options, cancel = options or SlicewiseOptions(), cancel or CancelToken()
     manifest = bundle.manifest
     view = axial_view(volume.geometry)
     voxels = view.to_view(volume.array)
-    first, stop = _slice_range(options, len(voxels))
-    plan = plan_input(volume, manifest, allow_mismatch=options.allow_mismatch)
-    notices = list(plan.notices)
-    for message in notices:
-        on_event(Notice(message))
+    slices = _slice_range(options, len(voxels))
+    notices: list[str] = []
 
-    def tell(event: Any) -> None:
+    def tell(event: Event) -> None:
         if isinstance(event, Notice):
             notices.append(event.message)
         on_event(event)
 
-    _, *in_plane = view.geometry.spacing if volume.spacing_known else (1.0, 1.0, 1.0)
-    fit = fit_in_plane((voxels.shape[1], voxels.shape[2]), (in_plane[0], in_plane[1]), segmenter.input_size)
+    plan = plan_input(volume, manifest, allow_mismatch=options.allow_mismatch)
+    for message in plan.notices:
+        tell(Notice(message))
+    down, across = view.geometry.spacing[1:] if volume.spacing_known else (1.0, 1.0)
+    fit = fit_in_plane((voxels.shape[1], voxels.shape[2]), (down, across), segmenter.input_size)
     predictor = FrugalPredictor(
         segmenter,
         options.batch_size or (_CPU_BATCH if segmenter.device == "cpu" else _GPU_BATCH),
@@ -164,41 +163,23 @@ def segment_volume(
     labels = np.zeros(volume.geometry.shape, np.uint8) if out is None else out
     planes = view.to_view(labels)
     threshold = options.threshold if options.threshold is not None else manifest.mask_threshold
-    values = [segment.label for segment in manifest.labels]
+    source = _NetworkInputs(voxels, plan, fit, manifest.context_slices)
+    _label_slices(planes, source, slices, predictor, manifest, threshold, tell, cancel)
 
-    k = first
-    while k < stop:
-        cancel.check()
-        wanted = range(k, min(k + predictor.batch_size, stop))
-        batch = np.stack([_network_input(voxels, index, manifest, plan, fit) for index in wanted])
-        probabilities = predictor.predict(batch)
-        if not np.isfinite(probabilities).all():
-            raise BundleError(
-                f"The model {manifest.name!r} gives values that are not numbers on the device "
-                f"{predictor.segmenter.device}; try the device cpu, or check the model."
-            )
-        for of_slice in probabilities:
-            for value, channel in zip(values, fit.from_network(of_slice), strict=True):
-                planes[k][channel >= threshold] = value
-            k += 1
-            tell(Progress(k - first, stop - first, SEGMENTING))
-            tell(SliceReady(k - 1))
-
-    cancel.check()
     chosen = options.postprocessing(manifest)
     if chosen.min_volume_ml > 0 and not volume.spacing_known:
         tell(Notice("The voxel spacing is not known, so no piece is removed for being small."))
         chosen = replace(chosen, min_volume_ml=0.0)
     tell(Progress(0, 1, POSTPROCESSING))
-    removed = postprocess(planes, volume.geometry.voxel_volume, chosen, organ=values[0])
-    tell(Progress(1, 1, POSTPROCESSING))
+    removed = postprocess(planes, volume.geometry.voxel_volume, chosen, organ=manifest.labels[0].label)
     cancel.check()
-    if not any(plane.any() for plane in planes):
+    tell(Progress(1, 1, POSTPROCESSING))
+    if bounding_box(planes) is None:
         tell(Notice(f"No {manifest.labels[0].name.lower()} was found in this image."))
     provenance = _provenance(bundle, predictor.segmenter) | {
         "options": {
             "threshold": threshold,
-            "slice_range": [first, stop],
+            "slice_range": [slices.start, slices.stop],
             "window": [plan.low, plan.high],
             "largest_component": chosen.largest_component,
             "fill_holes": chosen.fill_holes.value,
@@ -211,23 +192,63 @@ def segment_volume(
     return LabelMap(labels, volume.geometry, manifest.labels, provenance)
 
 
-def _slice_range(options: SlicewiseOptions, count: int) -> tuple[int, int]:
+@dataclass(frozen=True, eq=False)
+class _NetworkInputs:
+    """The slices of an image as the network wants them, made when asked for."""
+
+    voxels: npt.NDArray[Any]
+    plan: InputPlan
+    fit: InPlaneFit
+    context: int
+
+    def batch(self, indices: range) -> npt.NDArray[np.float32]:
+        """Inputs of some slices, shape (n, c, h, w)."""
+        return np.stack([self._one(k) for k in indices])
+
+    def _one(self, index: int) -> npt.NDArray[np.float32]:
+        # Beyond the ends of the volume the end slices are repeated.
+        channels = np.clip(np.arange(index - self.context, index + self.context + 1), 0, len(self.voxels) - 1)
+        units = (window_to_unit(self.voxels[k], self.plan.low, self.plan.high) for k in channels)
+        return np.stack([self.fit.to_network(unit) for unit in units])
+
+
+def _label_slices(
+    planes: npt.NDArray[np.uint8],
+    source: _NetworkInputs,
+    slices: range,
+    predictor: FrugalPredictor,
+    manifest: Manifest,
+    threshold: float,
+    tell: OnEvent,
+    cancel: CancelToken,
+) -> None:
+    """Write the labels of `slices` into `planes` (the axial view of the result) and tell of each."""
+    values = [segment.label for segment in manifest.labels]
+    k = slices.start
+    while k < slices.stop:
+        cancel.check()
+        probabilities = predictor.predict(source.batch(range(k, min(k + predictor.batch_size, slices.stop))))
+        if not np.isfinite(probabilities).all():
+            raise BundleError(
+                f"The model {manifest.name!r} gives values that are not numbers on the device "
+                f"{predictor.segmenter.device}; try the device cpu, or check the model."
+            )
+        for of_slice in probabilities:
+            for value, channel in zip(values, source.fit.from_network(of_slice), strict=True):
+                planes[k][channel >= threshold] = value
+            tell(Progress(k + 1 - slices.start, len(slices), SEGMENTING))
+            tell(SliceReady(k))
+            k += 1
+
+
+def _slice_range(options: SlicewiseOptions, count: int) -> range:
     first, stop = options.slice_range or (0, count)
     if not 0 <= first < stop <= count:
         raise InputError(
             f"The slice range {first} to {stop} does not lie in this image, which has {count} slices; "
             f"choose two numbers from 0 to {count}."
         )
-    return first, stop
-
-
-def _network_input(
-    voxels: npt.NDArray[Any], index: int, manifest: Manifest, plan: InputPlan, fit: InPlaneFit
-) -> npt.NDArray[np.float32]:
-    context = manifest.context_slices
-    # Beyond the ends of the volume the end slices are repeated.
-    neighbours = np.clip(np.arange(index - context, index + context + 1), 0, len(voxels) - 1)
-    return np.stack([fit.to_network(window_to_unit(voxels[k], plan.low, plan.high)) for k in neighbours])
+    return range(first, stop)
 
 
 def _provenance(bundle: Bundle, segmenter: Segmenter) -> dict[str, Any]:
