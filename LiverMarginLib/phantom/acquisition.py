@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import fft
-from scipy.ndimage import gaussian_filter, gaussian_filter1d, zoom
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from LiverMarginLib.phantom.fields import FloatArray
 
@@ -122,9 +122,9 @@ def texture(
         if sigma > 0.25:
             values = gaussian_filter1d(values, sigma, axis=axis)
     values /= max(float(values.std()), 1e-6)
-    if max(steps) > 1:
-        values = zoom(values, steps, order=1)
-    return np.ascontiguousarray(values[: shape[0], : shape[1], : shape[2]])
+    for axis in (0, 1, 2):
+        values = _stretch(values, axis, np.arange(shape[axis]) / steps[axis])
+    return values
 
 
 def _noise_filter(shape: tuple[int, ...], spacing: tuple[float, float], sharpness: float) -> FloatArray:
@@ -158,15 +158,19 @@ def _unit_gain(response: npt.NDArray[np.float64], shape: tuple[int, ...]) -> Flo
 
 def _enlarge(small: FloatArray, shape: tuple[int, ...], step: int) -> FloatArray:
     """Bilinear enlargement of every `step`-th sample back to `shape`."""
-    if step == 1:
-        return small
-    rows = np.minimum(np.arange(shape[0]) / step, small.shape[0] - 1)
-    columns = np.minimum(np.arange(shape[1]) / step, small.shape[1] - 1)
-    values = small
-    for axis, at in ((0, rows), (1, columns)):
-        low = np.minimum(at.astype(int), values.shape[axis] - 2) if values.shape[axis] > 1 else np.zeros(len(at), int)
-        part = (at - low).astype(np.float32)
-        part = part[:, None] if axis == 0 else part[None, :]
-        high = np.minimum(low + 1, values.shape[axis] - 1)
-        values = np.take(values, low, axis=axis) * (1 - part) + np.take(values, high, axis=axis) * part
-    return values
+    return _stretch(_stretch(small, 0, np.arange(shape[0]) / step), 1, np.arange(shape[1]) / step)
+
+
+def _stretch(values: FloatArray, axis: int, at: npt.NDArray[np.float64]) -> FloatArray:
+    """Linear interpolation along an axis at fractional indices."""
+    last = values.shape[axis] - 1
+    if len(at) == last + 1 and np.array_equal(at, np.arange(last + 1)):
+        return values
+    low = np.clip(at.astype(np.intp), 0, max(last - 1, 0))
+    part = np.clip(at - low, 0, 1).astype(np.float32).reshape([-1 if n == axis else 1 for n in range(values.ndim)])
+    lower = np.take(values, low, axis=axis)
+    upper = np.take(values, np.minimum(low + 1, last), axis=axis)
+    upper -= lower
+    upper *= part
+    upper += lower
+    return upper

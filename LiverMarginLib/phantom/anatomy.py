@@ -233,7 +233,7 @@ def _probe(options: PhantomOptions, placement: Placement, noise: dict[int, Splin
         np.linspace(a[0], a[-1], max(2, int((a[-1] - a[0]) / _PROBE) + 1)) if len(a) > 1 else a
         for a in _axes(options.shape, options.spacing)
     )
-    return Canvas(axes, placement, noise, Palette())  # type: ignore[arg-type]
+    return Canvas(axes, placement, noise, Palette(), detail=False)  # type: ignore[arg-type]
 
 
 def _depths_of_liver(probe: Canvas, rng: np.random.Generator) -> npt.NDArray[np.float64]:

@@ -46,7 +46,7 @@ _LOOKS: dict[Tissue, _Look] = {
     Tissue.BREAST: _Look(10, 15, 25, 25, 20, 0, 18, 16),
     Tissue.CARTILAGE: _flat(105, 22, 0, 26, 30),
     Tissue.CORTICAL_BONE: _flat(720, 130, 0, 50, 40),
-    Tissue.TRABECULAR_BONE: _flat(190, 65, 0, 45, 25),
+    Tissue.TRABECULAR_BONE: _flat(150, 50, 0, 45, 25),
     Tissue.DISC: _flat(85, 12, 0, 5, 5),
     Tissue.CORD: _flat(32, 6, 0, 3, 3),
     Tissue.LIVER: _Look(56, 70, 110, 90, 6, 0, 1.5, 2.0),
@@ -84,7 +84,7 @@ _LOOKS: dict[Tissue, _Look] = {
     Tissue.LESION_BRIGHT: _Look(45, 118, 100, 74, 10, 12, 5, 7),
     Tissue.LESION_RIM: _Look(44, 100, 112, 96, 8, 10, 4, 4),
     Tissue.CYST: _flat(9, 6, 5, 2, 2),
-    Tissue.TABLE_SHELL: _flat(60, 170, 0, 10, 0),
+    Tissue.TABLE_SHELL: _flat(160, 200, 0, 10, 0),
     Tissue.TABLE_CORE: _flat(-935, 35, 0, 6, 4),
 }
 

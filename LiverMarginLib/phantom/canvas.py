@@ -101,6 +101,8 @@ class Canvas:
     noise : dict of int to SplineField
         Shape noise by feature size in mm, functions of grid millimetres.
     palette : Palette
+    detail : bool
+        Whether thin tubes are painted; a first coarse look does without.
 
     Attributes
     ----------
@@ -120,6 +122,7 @@ class Canvas:
         placement: Placement,
         noise: dict[int, SplineField],
         palette: Palette,
+        detail: bool = True,
     ) -> None:
         self.axes = axes
         self.placement = placement
@@ -141,6 +144,8 @@ class Canvas:
         self.x, self.y, self.z = coordinates
         shape = self.x.shape
         self.shape = shape
+        self.detail = detail
+        self.voxel = sum(float(a[1] - a[0]) if len(a) > 1 else 0.0 for a in axes)
         self.first = np.zeros(shape, dtype=np.uint8)
         self.second = np.zeros(shape, dtype=np.uint8)
         self.share = np.ones(shape, dtype=np.float32)
@@ -204,49 +209,60 @@ class Canvas:
         """
         if solid:
             np.minimum(self.clearance[box], distance, out=self.clearance[box])
-        reach = _range_across_voxel(distance)
-        cover = np.float32(0.5) - distance / np.maximum(reach, np.float32(1e-4))
-        where = np.nonzero(cover > 0.004)
+        # Fields rise by about 1 per mm, so only voxels this near to the surface can be partly covered.
+        limit = np.float32(0.75 * self.voxel)
+        first, second, share = self.first[box], self.second[box], self.share[box]
+        inside = distance < -limit
+        if over is not None:
+            inside &= over[first]
+        np.copyto(first, np.uint8(material), where=inside)
+        np.copyto(share, np.float32(1), where=inside)
+
+        near = np.abs(distance) <= limit
+        if over is not None:
+            near &= over[first]
+        where = np.nonzero(near)
         if not where[0].size:
             return
-        covered = np.minimum(cover[where], 1)
-        first, second, share = self.first[box], self.second[box], self.share[box]
-        old = first[where]
-        if over is not None:
-            allowed = over[old]
-            where = tuple(index[allowed] for index in where)  # type: ignore[assignment]
-            covered, old = covered[allowed], old[allowed]
-        old_share = share[where]
+        reach = _range_across_voxels(distance, where)
+        covered = np.clip(np.float32(0.5) - distance[where] / np.maximum(reach, np.float32(1e-4)), 0, 1)
+        old, old_share = first[where], share[where]
+        old_second = second[where]
+        loose = self.background()
         same = old == material
         takes = (covered > 0.5) & ~same
-        touches = ~takes & ~same & (covered > 1 - old_share)
-        first[where] = np.where(takes, material, old)
-        second[where] = np.where(takes, old, np.where(touches, material, second[where]))
+        # Where two organs meet, the rest of the voxel is the other organ, not the fat that was there before both.
+        meets = takes & loose[old] & ~loose[old_second] & (old_share < 0.85)
+        fills = ~takes & ~same & loose[old_second] & (covered > 0.4 * (1 - old_share))
+        touches = ~takes & ~same & ~fills & (covered > 1 - old_share)
+        first[where] = np.where(takes, np.uint8(material), old)
+        second[where] = np.where(takes & ~meets, old, np.where(touches | fills, np.uint8(material), old_second))
         share[where] = np.where(
             takes, covered, np.where(touches, 1 - covered, np.where(same, np.maximum(old_share, covered), old_share))
         )
+
+    def background(self) -> npt.NDArray[np.bool_]:
+        """Table of the materials that only fill the room between organs: visceral fat."""
+        return self.palette.select((Organ.VISCERAL_FAT,))
 
     def fill(self, organs: Iterable[Organ]) -> npt.NDArray[np.bool_]:
         """Table of materials of these organs, for the `over` of `paint`."""
         return self.palette.select(organs)
 
 
-def _range_across_voxel(distance: FloatArray) -> FloatArray:
-    """Sum over the axes of the field's mean absolute difference to both neighbours."""
-    total = np.zeros_like(distance)
-    for axis in range(3):
-        n = distance.shape[axis]
+def _range_across_voxels(distance: FloatArray, where: tuple[npt.NDArray[np.intp], ...]) -> FloatArray:
+    """Sum over the axes of the field's mean absolute difference to both neighbours, at some voxels."""
+    here = distance[where]
+    total = np.zeros_like(here)
+    for axis, n in enumerate(distance.shape):
         if n < 2:
             continue
-        step = np.abs(np.diff(distance, axis=axis))
-        head, tail, inner = ([slice(None)] * 3 for _ in range(3))
-        head[axis], tail[axis], inner[axis] = slice(0, 1), slice(n - 1, n), slice(1, n - 1)
-        before, after = list(inner), list(inner)
-        before[axis], after[axis] = slice(0, n - 2), slice(1, n - 1)
-        total[tuple(head)] += step[tuple(head)]
-        last = list(tail)
-        last[axis] = slice(n - 2, n - 1)
-        total[tuple(tail)] += step[tuple(last)]
-        if n > 2:
-            total[tuple(inner)] += np.float32(0.5) * (step[tuple(before)] + step[tuple(after)])
+        steps = []
+        for sign in (-1, 1):
+            neighbour = list(where)
+            neighbour[axis] = np.clip(where[axis] + sign, 0, n - 1)
+            steps.append(np.abs(distance[tuple(neighbour)] - here))
+        # At the box's edge the step to the outside reads 0: take the other one twice.
+        edge = (where[axis] == 0) | (where[axis] == n - 1)
+        total += np.where(edge, np.float32(1), np.float32(0.5)) * (steps[0] + steps[1])
     return total

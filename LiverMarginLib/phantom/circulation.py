@@ -164,7 +164,7 @@ class Heart:
         heart = ellipsoid(x, y, z, c, r, axes) + 1.5 * canvas.noise(30, box)
         above = -(canvas.fields["dome"][box] - 3.5)
         heart = smooth_max(heart, above, 14)
-        heart = canvas.avoid(heart, box, gap=2)
+        heart = canvas.avoid(heart, box, gap=0.2)
         cavity = canvas.fields["cavity"][box]
         heart = smooth_max(heart, cavity + 5, 8)
         slab = np.abs(x - 4 - 0.12 * np.clip(-y, 0, 90)) - (13 + 10 * np.exp(-(((z - 190) / 40) ** 2)) + 5 * (y < -60))
@@ -173,6 +173,7 @@ class Heart:
         mediastinum = smooth_min(slab.astype(np.float32), heart - self.fat - canvas.noise(30, box), 14)
         over = lungs | canvas.fill([Organ.MUSCLE, Organ.VISCERAL_FAT])
         mediastinum = np.maximum(mediastinum, cavity)
+        mediastinum = np.minimum(mediastinum, np.maximum(canvas.clearance[box] - 2, heart - 14))
         canvas.paint(add(Tissue.VISCERAL_FAT, Organ.VISCERAL_FAT), mediastinum, box, over=lungs, solid=False)
         canvas.paint(add(Tissue.HEART_MUSCLE, Organ.HEART), heart, box, over=over)
         inside = canvas.fill([Organ.HEART])

@@ -71,22 +71,22 @@ class Hollow:
 
 def draw_stomach(rng: np.random.Generator, torso_front: float) -> list[Hollow]:
     """Draw stomach and duodenum."""
-    full = rng.uniform(0.45, 1.0)
+    full = rng.uniform(0.7, 1.2)
     low = rng.uniform(-70, -15)
     course = np.array(
-        [(50, 34, 66), (62, 20, 50), (66, -10, 24), (54, -42, -6), (24, -56, low * 0.7 - 10), (-8, -44, low * 0.6 - 8),
+        [(52, 24, 70), (64, 12, 52), (66, -14, 24), (54, -42, -6), (24, -56, low * 0.7 - 10), (-8, -44, low * 0.6 - 8),
          (-28, -28, -18)], dtype=float
     ) + rng.normal(0, 5, (7, 3))
-    radii = np.array([30, 36, 32, 27, 21, 15, 9]) * full * rng.uniform(0.85, 1.15, 7)
+    radii = np.array([30, 38, 34, 28, 22, 16, 10]) * full * rng.uniform(0.85, 1.15, 7)
     content = rng.choice([Tissue.FLUID, Tissue.FOOD, Tissue.ORAL_CONTRAST], p=[0.45, 0.4, 0.15])
-    gas = rng.uniform(-75, -15) if rng.random() < 0.8 else -999.0
+    gas = rng.uniform(4, 50) if rng.random() < 0.8 else -999.0
     stomach = Hollow(
         Organ.STOMACH,
         Tube.through(course, np.maximum(radii, 9)),
         float(rng.uniform(3, 6.5)),
         Tissue.STOMACH_WALL,
         Tissue(content),
-        float(gas),
+        float((course[:, 1] - radii).min() + gas),
         float(rng.uniform(0.8, 3.5)),
         float(np.clip(rng.normal(), -2, 2)),
     )
@@ -116,7 +116,7 @@ def draw_colon(rng: np.random.Generator, front: float) -> list[Hollow]:
     course = np.array(
         [(-92, 32, -205), (-98, 38, -160), (-98, 34, -110), (-88, 10, -82), (-66, front + 40, -70),
          (-30, front + 24, 0.6 * sag - 20), (10, front + 22, sag), (50, front + 26, 0.6 * sag), (84, front + 55, -14),
-         (104, 14, 14), (108, 40, -30), (110, 48, -90), (106, 44, -150), (92, 30, -205)], dtype=float
+         (102, 6, 26), (108, 40, -30), (110, 48, -90), (106, 44, -150), (92, 30, -205)], dtype=float
     ) + rng.normal(0, (6, 6, 8), (14, 3))
     line = Tube.through(course, rng.uniform(13, 24), step=9)
     n = len(line.points)
@@ -149,7 +149,7 @@ def draw_colon(rng: np.random.Generator, front: float) -> list[Hollow]:
     return pieces
 
 
-def draw_small_bowel(rng: np.random.Generator, front: float, count: int = 26) -> list[Hollow]:
+def draw_small_bowel(rng: np.random.Generator, front: float, count: int = 42) -> list[Hollow]:
     """Draw loops of small bowel that fill the middle and lower abdomen."""
     loops = []
     positive = rng.random() < 0.3

@@ -32,6 +32,7 @@ class LiverShape:
     lift: float
     tilt: float
     fissure: float
+    slant: float
     tongue: float
     nodules: float
     wall_gap: float
@@ -66,6 +67,7 @@ class LiverShape:
             lift=float(rng.normal(0, 9)),
             tilt=float(rng.uniform(26, 46)),
             fissure=float(rng.uniform(0.6, 3.0) * (2.0 if cirrhosis else 1.0)),
+            slant=float(rng.uniform(-0.15, 0.45)),
             tongue=float(rng.uniform(50, 105) if riedel else 0.0),
             nodules=float(rng.uniform(1.2, 2.8) if cirrhosis else 0.25),
             wall_gap=float(rng.uniform(6, 20) if ascites else rng.uniform(0.8, 2.5)),
@@ -140,15 +142,16 @@ class Liver:
         caudate = ellipsoid(
             x, y, z, np.array([-10, 6, 24]) * s, np.array([17, 20, 30]) * s * p.caudate, rotation(yaw=25)
         )
-        cleft_side = 0.5 * (x + 2) + 0.86 * (y + 6 * s) + 0.1 * z
-        distance = smooth_min(np.maximum(distance, 0), caudate, 6) if False else smooth_min(distance, caudate, 8)
+        cleft_side = 0.5 * (x + 2) + 0.86 * (y + 6 * s) + 0.1 * z + 2.5 * fine + 1.2 * canvas.noise(14, box)
+        distance = smooth_min(distance, caudate, 8)
 
         # Fissure of the ligamentum venosum: between caudate and left lateral section.
-        cleft = np.abs(cleft_side) - np.float32(0.5 + 0.5 * p.fissure)
+        cleft = np.abs(cleft_side) - np.float32(0.1 + 0.4 * p.fissure) - 0.6 * rough
         cleft = np.maximum(cleft, ellipsoid(x, y, z, np.array([2, -4, 18]) * s, np.array([26, 16, 34]) * s))
         distance = smooth_max(distance, -cleft, 3)
         # Fissure of the ligamentum teres, opening downwards: this is what parts the lobes in some slices.
-        plane = np.abs(x + 8 * s + 0.16 * (y + 40) + 3 * fine) - p.fissure * (0.55 + np.maximum(14 - z, 0) / 11)
+        bend = 4 * fine + 1.5 * canvas.noise(14, box)
+        plane = np.abs(x + 8 * s + p.slant * (y + 40) + bend) - p.fissure * (0.2 + 0.4 * rough + np.maximum(12 - z, 0) / 11)
         teres = np.maximum(np.maximum(plane, (z - 22 * s) * 0.8), (y + 22) * 0.7)
         teres = np.maximum(teres, -y - 200)
         distance = smooth_max(distance, -teres.astype(np.float32), 4)
@@ -178,7 +181,7 @@ class Liver:
         distance = self.field(canvas, box)
         distance = smooth_max(distance, canvas.fields["cavity"][box] + self.shape.wall_gap, 8)
         distance = smooth_max(distance, canvas.fields["dome"][box] + 2.0, 8)
-        distance = canvas.avoid(distance, box, gap=0.4, width=3)
+        distance = canvas.avoid(distance, box, gap=0.1, width=3)
         canvas.fields["liver"] = np.full(canvas.shape, 60, dtype=np.float32)
         canvas.fields["liver"][box] = distance
         canvas.paint(palette.add(Tissue.LIVER, Organ.LIVER), distance, box, over=over)
@@ -194,13 +197,13 @@ class Liver:
             return
         box, distance = found
         distance = smooth_max(distance, canvas.fields["cavity"][box] + 6, 6)
-        distance = canvas.avoid(distance, box, gap=2)
+        distance = canvas.avoid(distance, box, gap=0.5)
         palette = canvas.palette
         canvas.paint(palette.add(Tissue.BOWEL_WALL, Organ.GALLBLADDER), distance, box, over=over)
         inside = canvas.fill([Organ.GALLBLADDER])
         canvas.paint(palette.add(Tissue.BILE, Organ.GALLBLADDER), distance + 1.6, box, over=inside, solid=False)
         for x, y, z, radius in self.stones:
-            part = canvas.box((x - radius,) * 1 + (y - radius, z - radius), (x + radius, y + radius, z + radius))
+            part = canvas.box((x - radius, y - radius, z - radius), (x + radius, y + radius, z + radius))
             if part is not None:
                 stone = ellipsoid(*canvas.at(part), (x, y, z), (radius,) * 3)
                 material = palette.add(Tissue.GALLSTONE, Organ.GALLBLADDER)
@@ -216,15 +219,15 @@ def _draw_portal(rng: np.random.Generator, s: float) -> tuple[list[Tube], Tube]:
     left = Tube.through([fork, np.array([-14, -18, 12]) * s, np.array([-4, -36, 10]) * s], [5.5, 5.0, 4.6])
     tubes += [right, left]
     heads = [
-        (right.points[-1], (-0.5, -0.7, 0.3), 4.8),
-        (right.points[-1], (-0.6, 0.7, 0.1), 4.8),
-        (right.points[-1], (-0.5, 0.2, -0.8), 4.2),
-        (left.points[-1], (0.8, -0.4, 0.2), 3.4),
-        (left.points[-1], (0.7, 0.2, 0.5), 3.0),
-        (left.points[-1], (-0.6, -0.6, -0.2), 3.2),
+        (right.points[-1], (-0.5, -0.7, 0.3), 5.6),
+        (right.points[-1], (-0.6, 0.7, 0.1), 5.6),
+        (right.points[-1], (-0.5, 0.2, -0.8), 5.2),
+        (left.points[-1], (0.8, -0.4, 0.2), 4.4),
+        (left.points[-1], (0.7, 0.2, 0.5), 4.0),
+        (left.points[-1], (-0.6, -0.6, -0.2), 4.2),
     ]
     for start, heading, radius in heads:
-        tubes += grow_tree(rng, start, heading, radius, thinnest=0.9, length=30 * s, wander=0.16, limit=36)
+        tubes += grow_tree(rng, start, heading, radius, thinnest=1.0, length=27 * s, wander=0.16, limit=60)
     return tubes, trunk
 
 
@@ -232,11 +235,11 @@ def _draw_veins(rng: np.random.Generator, s: float) -> list[Tube]:
     """Right, middle and left hepatic veins with their tributaries."""
     tubes: list[Tube] = []
     for heading, radius, length in (
-        ((-0.85, 0.15, -0.35), 5.2, 46),
-        ((-0.45, -0.75, -0.45), 4.8, 44),
-        ((0.45, -0.85, -0.2), 4.4, 36),
+        ((-0.85, 0.15, -0.35), 6.2, 42),
+        ((-0.45, -0.75, -0.45), 5.8, 40),
+        ((0.45, -0.85, -0.2), 5.2, 32),
     ):
         start = np.array([-27, 10, 66]) * s + rng.normal(0, 3, 3)
         heading_drawn = np.array(heading) + rng.normal(0, 0.12, 3)
-        tubes += grow_tree(rng, start, heading_drawn, radius, thinnest=1.0, length=length * s, wander=0.12, limit=40)
+        tubes += grow_tree(rng, start, heading_drawn, radius, thinnest=1.1, length=length * s, wander=0.12, limit=56)
     return tubes

@@ -50,7 +50,7 @@ class Skeleton:
             levels=np.concatenate([down[::-1], up]),
             rib_pitch=float(rng.uniform(25, 30)),
             rib_offset=float(rng.uniform(0, 28)),
-            rib_fall=float(rng.uniform(65, 110)),
+            rib_fall=float(rng.uniform(95, 150)),
             lean=float(rng.normal(0, 3)),
             size=float(rng.uniform(0.9, 1.12)),
             torso=torso,
@@ -79,15 +79,17 @@ class Skeleton:
         c, depth, z = cosine[band], cavity[band], canvas.z[band]
         angle = np.arccos(np.clip(-c, -1, 1)) / np.float32(np.pi)  # 0 at the front, 1 at the back
         round_back = 1 - angle
-        fall = self.rib_fall * np.clip(round_back / 0.72, 0, 1) ** 0.9
+        fall = self.rib_fall * np.clip(round_back / 0.72, 0, 1) ** 0.88
         rise = 70 * np.clip((round_back - 0.72) / 0.28, 0, 1) ** 1.4
         t = (z + fall - rise - self.rib_offset) / self.rib_pitch
         off = (t - np.round(t)) * self.rib_pitch
         above = z - self.torso.margin(c)
-        u, v = (depth - 5.2) / 3.8, off / 6.2
+        neck = np.clip((np.abs(canvas.x[band]) - 20) / 40, 0.55, 1)
+        u, v = (depth - 5.2) / 3.8, off / (5.6 * neck)
         d = (np.sqrt(u * u + v * v) - 1) * 3.8
         d = np.maximum(d, -above / 6)
         gristle = np.minimum((c + 0.42) * 30, (above - 42) / 4)
+        gristle = np.maximum(gristle, (c + 0.08) * 30)  # only in front of the flank
         gristle = np.where(c < -0.93, -3, gristle)  # true ribs meet the sternum by cartilage
         ribs[band] = np.minimum(np.maximum(d, -gristle), 3)
         self._shell(canvas, ribs, WHOLE, Organ.RIB)
@@ -157,7 +159,7 @@ class Skeleton:
         self._shell(canvas, d_body.astype(np.float32), box, Organ.VERTEBRA)
         self._shell(canvas, back.astype(np.float32), box, Organ.VERTEBRA)
         canvas.paint(canvas.palette.add(Tissue.FAT, Organ.VISCERAL_FAT), canal.astype(np.float32), box)
-        canvas.paint(canvas.palette.add(Tissue.CORD, Organ.SPINAL_CORD), canal.astype(np.float32) + 1.8, box)
+        canvas.paint(canvas.palette.add(Tissue.CORD, Organ.SPINAL_CORD), canal.astype(np.float32) + 1.0, box)
 
     def _paint_pelvis(self, canvas: Canvas) -> None:
         for side in (-1.0, 1.0):

@@ -17,10 +17,14 @@ from LiverMarginLib.phantom.fields import FloatArray
 def _basis(positions: npt.NDArray[np.float64], low: float, step: float, count: int) -> FloatArray:
     """Weights of `count` control points at each position, shape (positions, count)."""
     t = (positions - low) / step
-    distance = np.abs(t[:, None] - np.arange(count)[None, :])
+    return _kernel(np.abs(t[:, None] - np.arange(count)[None, :])).astype(np.float32)
+
+
+def _kernel(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The uniform cubic B-spline at a distance counted in steps."""
     near = 2.0 / 3.0 - distance**2 + 0.5 * distance**3
     far = np.clip(2.0 - distance, 0, None) ** 3 / 6.0
-    return np.where(distance < 1, near, far).astype(np.float32)
+    return np.where(distance < 1, near, far)
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,13 @@ class SplineField:
 
     def at(self, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Values at single points, shape (n, 3) in (x, y, z) order."""
-        nz, ny, nx = self.coefficients.shape
-        wx, wy, wz = (
-            _basis(points[:, a], lo, self.step, n)
-            for a, lo, n in zip(range(3), self.low[::-1], (nx, ny, nz), strict=True)
-        )
-        return np.einsum("na,nb,nc,abc->n", wz, wy, wx, self.coefficients, optimize=True).astype(np.float64)
+        index, weight = [], []
+        for axis, low, count in zip((2, 1, 0), self.low, self.coefficients.shape, strict=True):
+            t = np.clip((points[:, axis] - low) / self.step, 1, count - 2.001)
+            first = np.floor(t).astype(np.intp) - 1
+            nodes = first[:, None] + np.arange(4)
+            index.append(np.clip(nodes, 0, count - 1))
+            weight.append(_kernel(np.abs(t[:, None] - nodes)))
+        values = self.coefficients[index[0][:, :, None, None], index[1][:, None, :, None], index[2][:, None, None, :]]
+        product = weight[0][:, :, None, None] * weight[1][:, None, :, None] * weight[2][:, None, None, :]
+        return np.asarray((values * product).sum(axis=(1, 2, 3)), dtype=np.float64)

@@ -51,7 +51,7 @@ class Table:
             half_width=float(rng.uniform(180, 265)),
             sag=float(rng.uniform(5, 60)),
             depth=float(rng.uniform(22, 80)),
-            shell=float(rng.uniform(0.8, 3.0)),
+            shell=float(rng.uniform(1.2, 3.2)),
             style=str(rng.choice(["cradle", "double", "trough", "slab"])),
             mattress=float(rng.uniform(4, 16)) if rng.random() < 0.3 else 0.0,
         )

@@ -49,6 +49,10 @@ class Torso:
         Depth in mm of pleural fluid behind the lungs; 0 for none.
     breast : float
         Thickness of the breasts, mm; 0 for none.
+    fat_front, fat_back : float
+        Subcutaneous fat at the belly and the back relative to the flank.
+    marbling : float
+        Fat between and within the back muscles; 0 to about 0.3.
     """
 
     fat: float
@@ -65,6 +69,7 @@ class Torso:
     breast: float
     fat_front: float
     fat_back: float
+    marbling: float
 
     @classmethod
     def draw(cls, rng: np.random.Generator, fat: float | None, effusion: bool) -> Torso:
@@ -76,7 +81,7 @@ class Torso:
             fat=thickness,
             belly=float(np.clip(rng.normal(6 + 0.55 * thickness, 10), -8, 60)),
             wall=float(rng.uniform(0.75, 1.25)),
-            roundness=float(rng.uniform(2.15, 2.75)),
+            roundness=float(rng.uniform(2.05, 2.5)),
             depth=float(rng.uniform(0.9, 1.12)),
             width=float(rng.uniform(0.95, 1.06)),
             dome_right=float(dome),
@@ -87,6 +92,7 @@ class Torso:
             breast=float(rng.uniform(12, 40)) if rng.random() < 0.45 else 0.0,
             fat_front=float(rng.uniform(0.6, 1.7)),
             fat_back=float(rng.uniform(0.5, 1.3)),
+            marbling=float(rng.uniform(0.02, 0.22)),
         )
 
     def spine_y(self, z: npt.NDArray[np.float32]) -> FloatArray:
@@ -112,8 +118,8 @@ class Torso:
         ellipse += 1.8 * canvas.noise(60)
 
         spine = self.spine_y(level)
-        column = np.sqrt((x / 49) ** 2 + ((y - spine - 37) / 34) ** 2)
-        column = (column - 1) * np.float32(38)
+        column = np.sqrt((x / 54) ** 2 + ((y - spine - 33) / 29) ** 2)
+        column = (column - 1) * np.float32(36)
         column += 1.5 * canvas.noise(30)
         cavity = smooth_max(ellipse, -column, 14)
 
@@ -125,7 +131,8 @@ class Torso:
         thickness += chest * (9 * np.exp(-(((np.abs(x) - 75) / 45) ** 2)) * (y < 0) + 8 * np.exp(-(((cosine - 0.6) / 0.3) ** 2)))
         thickness += 1.3 * canvas.noise(30)
         thickness *= np.float32(self.wall)
-        muscle = smooth_min(ellipse - thickness, column - 1, 12)
+        muscle = smooth_min(ellipse - thickness, column - 1, 24)
+        outline = smooth_min(ellipse - thickness, column - 1, 75)
 
         fat = np.float32(self.fat) * (
             1
@@ -134,13 +141,14 @@ class Torso:
             + np.interp(level, (-250, -120, 20, 120), (0.7, 0.35, 0.0, -0.2)).astype(np.float32)
         )
         fat = fat + 0.12 * self.fat * canvas.noise(60) + 2
+        flat = spine + 60 + 0.25 * self.fat + 2 * canvas.noise(60)  # the back lies flat on the table
         if self.breast:
             near = np.exp(-(((np.abs(x) - 85) / 45) ** 2) - ((z - 175) / 55) ** 2).astype(np.float32)
             fat = fat + self.breast * near * _step((-y) / 40)
         canvas.fields.update(
             cavity=cavity,
             muscle=muscle,
-            body=(muscle - np.maximum(fat, 1.5)).astype(np.float32),
+            body=smooth_max(np.minimum(outline, muscle) - np.maximum(fat, 1.5), y - flat, 30),
             cosine=cosine,
             thickness=thickness.astype(np.float32),
             ellipse=ellipse,
@@ -198,18 +206,24 @@ class Torso:
         noise = canvas.noise(30)
         lateral = np.abs(cosine) < 0.8
         for part, offset in ((0.38, 0.0), (0.68, 0.3)):
-            shell = np.abs(ellipse - part * thickness) - np.where(lateral, 0.45 + 0.35 * (noise + offset), -1.0)
+            curve = part * thickness + 1.2 * canvas.noise(14)
+            shell = np.abs(ellipse - curve) - np.where(lateral, 0.3 + 0.5 * (noise + offset), -1.0)
             canvas.paint(fascia, shell.astype(np.float32), WHOLE, over=over, solid=False)
         x, y, z = canvas.x, canvas.y, canvas.z
         box = canvas.box((-110, -180, -300), (110, -20, 60))
         if box is not None:  # linea alba and semilunaris
-            edge = np.minimum(np.abs(x[box]) - 2.5, np.abs(np.abs(x[box]) - 72 - 4 * canvas.noise(60, box)) - 3)
+            wide = 0.7 + 0.8 * noise[box]
+            lean = 0.6 * (ellipse[box] - 5)
+            edge = np.minimum(
+                np.abs(x[box] + lean) - wide, np.abs(np.abs(x[box]) - 70 - lean - 5 * canvas.noise(60, box)) - wide
+            )
             edge = np.maximum(edge, z[box] - 40)
             edge = np.maximum(edge, y[box] + 30)
             canvas.paint(fascia, edge.astype(np.float32), box, over=over, solid=False)
         box = canvas.box((-60, 50, -300), (60, 150, 300))
         if box is not None:  # septa of the back muscles
-            septum = np.abs(np.abs(x[box]) - 22 - 5 * canvas.noise(30, box)) - 0.8 - 0.8 * canvas.noise(14, box)
+            sheet = noise[box] + 0.5 * canvas.noise(14, box) + 0.04 * (np.abs(x[box]) - 26)
+            septum = (np.abs(sheet) - self.marbling) * 9
             canvas.paint(fascia, septum.astype(np.float32), box, over=over, solid=False)
 
     def _paint_lungs(self, canvas: Canvas, muscle: int) -> None:
@@ -228,8 +242,7 @@ class Torso:
             half = np.maximum(lung[box], np.float32(side) * canvas.x[box])
             canvas.paint(canvas.palette.add(Tissue.LUNG, organ), half, box, over=over, solid=False)
         if self.effusion:
-            inside = self.effusion - np.abs(np.minimum(lung[box], 0)) * 0  # depth below which fluid lies
-            level = (98 - inside * (1 - 0.004 * np.abs(canvas.z[box]))) - canvas.y[box]
+            level = 98 - self.effusion - canvas.y[box]  # fluid lies at the back of a supine patient
             fluid = np.maximum(lung[box], level.astype(np.float32))
             lungs = canvas.fill([Organ.RIGHT_LUNG, Organ.LEFT_LUNG])
             canvas.paint(canvas.palette.add(Tissue.EFFUSION, Organ.PLEURAL_EFFUSION), fluid, box, lungs, solid=False)

@@ -79,7 +79,7 @@ def paint_tubes(
     solid: bool = False,
 ) -> None:
     """Paint many thin tubes segment by segment, each in its own small box."""
-    if not tubes:
+    if not tubes or not canvas.detail:
         return
     points = np.concatenate([t.points for t in tubes])
     grid = canvas.placement.to_grid(points)

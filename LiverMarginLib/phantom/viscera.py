@@ -35,16 +35,16 @@ class Retroperitoneum:
             x, y, z = canvas.at(box)
             spine = self.torso.spine_y(z)
             low = np.clip((-5 - z) / 150, 0, 1)
-            radius = self.bulk * (5 + 22 * np.sqrt(low))
-            psoas = np.sqrt((np.abs(x) - 27 - 16 * low) ** 2 + ((y - spine - 4) * 0.85) ** 2) - radius
+            radius = self.bulk * (5 + 17 * np.sqrt(low))
+            psoas = np.sqrt((np.abs(x) - 27 - 14 * low) ** 2 + ((y - spine - 4) * 0.85) ** 2) - radius
             canvas.paint(muscle, (psoas + canvas.noise(30, box)).astype(np.float32), box, over=over)
             quadratus = np.sqrt(((np.abs(x) - 62) / 24) ** 2 + ((y - spine - 36) / (8 * self.bulk)) ** 2) - 1
             quadratus = np.maximum(quadratus * 9, z + 25)
             canvas.paint(muscle, quadratus.astype(np.float32), box, over=over)
         for side in (-1.0, 1.0):
             crus = Tube.through(
-                [(side * 13, 38, -60), (side * 15, 30, -25), (side * 17, 27, 10), (side * 13, 12, 34)],
-                np.array([2.5, 5.0, 5.5, 3.0]) * self.bulk,
+                [(5 + side * 13, 42, -62), (6 + side * 16, 40, -25), (7 + side * 17, 36, 8), (9 + side * 10, 20, 36)],
+                np.array([2.0, 3.8, 4.4, 2.6]) * self.bulk,
             )
             found = crus.field(canvas, blend=4)
             if found is not None:
@@ -146,8 +146,8 @@ class Spleen:
     @classmethod
     def draw(cls, rng: np.random.Generator, big: bool) -> Spleen:
         """Draw a spleen; `big` for splenomegaly."""
-        size = rng.uniform(1.15, 1.4) if big else rng.uniform(0.75, 1.08)
-        centre = np.array([92, 48, 32]) + rng.normal(0, (4, 6, 10))
+        size = rng.uniform(1.2, 1.5) if big else rng.uniform(0.85, 1.2)
+        centre = np.array([92, 46, 36]) + rng.normal(0, (4, 6, 10))
         return cls(
             centre=tuple(centre),
             radii=tuple(np.array([52, 55, 58]) * size * rng.uniform(0.9, 1.1, 3)),
