@@ -1,0 +1,252 @@
+"""Compare segmentations with a reference: one patient, or folders of patients matched by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from LiverMarginLib.errors import InputError, LiverMarginError
+from LiverMarginLib.events import CancelToken, Notice, OnEvent, ignore
+from LiverMarginLib.jobs.base import Job
+
+if TYPE_CHECKING:
+    from LiverMarginLib.comparison import CaseComparison, Study
+    from LiverMarginLib.volume import LabelMap
+
+# Files that are one patient each in a folder of patients. DICOM files and pictures are not: a folder of those is one
+# patient's.
+_PATIENT_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha")
+_WORST = _MEDIAN = 3
+
+
+@dataclass(frozen=True)
+class CompareJob(Job):
+    """Measure predictions against a reference.
+
+    Parameters
+    ----------
+    reference : str
+        A segmentation of one patient, or a folder with one label map file (`.nii.gz`, `.nrrd`, `.seg.nrrd`, `.mha`)
+        for each patient.
+    predictions : dict of str to str
+        Segmentation by model name; folders of patients if the reference is one, with the same file names up to their
+        suffix.
+    folder : str
+        Receives `per_slice.csv`, `per_patient.csv`, `summary.json` and the pictures. A second run with the same
+        files and options computes only what is missing.
+    label, prediction_label : str, optional
+        Value or segment name of the organ, or several separated by commas. May be left out if there is only one.
+    image : str, optional
+        The CT or MR to draw the contours on; a folder of patients where the reference is one.
+    series : str, optional
+        Which DICOM series of `image`.
+    """
+
+    kind: ClassVar[str] = "compare"
+
+    reference: str
+    predictions: dict[str, str] = field(default_factory=dict)
+    folder: str = "comparison"
+    label: str | None = None
+    prediction_label: str | None = None
+    image: str | None = None
+    series: str | None = None
+
+    def execute(self, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
+        """Read, compare, write; see `LiverMarginLib.jobs.run`."""
+        from LiverMarginLib.comparison import CaseInput, compare_cases, write_tables
+
+        folder = Path(self.folder)
+        patients = self._patients(on_event)
+        loader = _Loader(self, on_event)
+        store = _Store(folder / "cases", self)
+        finished = store.finished(patients)
+        pictures: list[str] = []
+
+        def keep(case: CaseComparison) -> None:
+            pictures.extend(str(path) for path in loader.draw(case, folder / "slices"))
+            store.keep(case, patients[case.case])
+
+        reference_labels, prediction_labels = loader.labels(next(iter(patients.values())))
+        study = compare_cases(
+            [
+                CaseInput(name, lambda files=files: loader.load(files))  # type: ignore[misc]
+                for name, files in patients.items()
+            ],
+            reference_labels,
+            prediction_labels,
+            finished=finished,
+            on_case=keep,
+            on_event=on_event,
+            cancel=cancel,
+        )
+        written = [str(path) for path in write_tables(study, folder).values()]
+        return {"outputs": written + pictures, "folder": str(folder), **_scores(study)}
+
+    def _patients(self, on_event: OnEvent) -> dict[str, dict[str, Path]]:
+        """Return for each patient the files: "" is the reference, the others are the models'."""
+        if not self.predictions:
+            raise InputError("There is nothing to compare with the reference; give at least one prediction.")
+        reference = Path(self.reference)
+        if not reference.exists():
+            raise InputError(f"There is no {reference.name}; check the path of the reference.")
+        named = {"": reference, **{name: Path(path) for name, path in self.predictions.items()}}
+        files = {name: _patient_files(path) for name, path in named.items()}
+        if not files[""]:
+            return {"case": named}
+        for name, found in files.items():
+            if not found:
+                raise InputError(
+                    f"The reference is a folder of patients, but {named[name].name} of {name} is not; give its folder."
+                )
+        common = [patient for patient in files[""] if all(patient in found for found in files.values())]
+        if not common:
+            raise InputError("No patient has the same file name in all folders; name the files alike.")
+        for name, found in files.items():
+            missing = sorted(set(files[""]) - set(found))
+            if missing:
+                on_event(
+                    Notice(f"{len(missing)} patient(s) have no segmentation by {name} and are left out: "
+                           f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}.")
+                )  # fmt: skip
+        return {patient: {name: found[patient] for name, found in files.items()} for patient in common}
+
+
+def _patient_files(folder: Path) -> dict[str, Path]:
+    """Label map files of a folder by name without suffix; empty if it is no folder of patients."""
+    if not folder.is_dir():
+        return {}
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        suffix = next((s for s in _PATIENT_SUFFIXES if path.name.lower().endswith(s)), None)
+        if suffix is None or path.name.startswith("."):
+            continue
+        name = path.name[: -len(suffix)]
+        if name in found:
+            raise InputError(f"{folder.name} holds {found[name].name} and {path.name}; keep one file for each patient.")
+        found[name] = path
+    return found
+
+
+class _Loader:
+    """Reads one patient at a time and draws it while it is in memory."""
+
+    def __init__(self, job: CompareJob, on_event: OnEvent) -> None:
+        self._job = job
+        self._on_event = on_event
+        self._loaded: tuple[LabelMap, dict[str, LabelMap]] | None = None
+
+    def load(self, files: Mapping[str, Path]) -> tuple[LabelMap, dict[str, LabelMap]]:
+        """Return the reference and the predictions by model."""
+        from LiverMarginLib.io.readers import read_labels
+
+        label_maps = {name: read_labels(path, on_event=self._on_event) for name, path in files.items()}
+        reference = label_maps.pop("")
+        self._loaded = reference, label_maps
+        return self._loaded
+
+    def labels(self, files: Mapping[str, Path]) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]] | None]:
+        """Return the label values that the job's names mean, looked up in the first patient."""
+        reference, predictions = self.load(files)
+        chosen = _resolve(reference, self._job.label)
+        if self._job.prediction_label is None:
+            return chosen, None
+        return chosen, {name: _resolve(labels, self._job.prediction_label) for name, labels in predictions.items()}
+
+    def draw(self, case: CaseComparison, folder: Path) -> list[Path]:
+        """Draw the worst and the median slices of every model; a picture that fails fails nothing else."""
+        from LiverMarginLib.report.pictures import draw_case
+
+        if self._loaded is None:
+            return []
+        reference, predictions = self._loaded
+        return draw_case(case, reference, predictions, self._image(case.case), folder, worst=_WORST, median=_MEDIAN)
+
+    def _image(self, patient: str) -> Any:
+        from LiverMarginLib.io.readers import read_volume
+
+        if self._job.image is None:
+            return None
+        path = Path(self._job.image)
+        path = _patient_files(path).get(patient, path)
+        try:
+            return read_volume(path, series=self._job.series, on_event=ignore)
+        except LiverMarginError as error:
+            self._on_event(Notice(f"The contours are drawn without the image: {error.message}"))
+            return None
+
+
+def _resolve(labels: LabelMap, wanted: str | None) -> tuple[int, ...]:
+    from LiverMarginLib.io.readers import resolve_label
+
+    if wanted is None:
+        return (resolve_label(labels, None),)
+    parts = [part.strip() for part in wanted.split(",")]
+    return tuple(resolve_label(labels, int(part) if part.isdigit() else part) for part in parts)
+
+
+class _Store:
+    """Comparisons of an earlier run, kept under a hash of what they were made from."""
+
+    def __init__(self, folder: Path, job: CompareJob) -> None:
+        self._folder = folder
+        self._options = [job.label, job.prediction_label, sorted(job.predictions)]
+
+    def finished(self, patients: Mapping[str, Mapping[str, Path]]) -> dict[str, CaseComparison]:
+        """Return the comparisons that need not be made again."""
+        from LiverMarginLib.comparison import read_case
+
+        found = {}
+        if len(patients) > 1:
+            for name, files in patients.items():
+                path = self._path(files)
+                if path.is_file():
+                    try:
+                        found[name] = read_case(path)
+                    except LiverMarginError:
+                        continue  # damaged: it is computed anew
+        return found
+
+    def keep(self, case: CaseComparison, files: Mapping[str, Path]) -> None:
+        """Store a comparison for a later run."""
+        from LiverMarginLib.comparison import write_case
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_case(case, self._path(files))
+
+    def _path(self, files: Mapping[str, Path]) -> Path:
+        digest = hashlib.sha256(json.dumps(self._options).encode())
+        for name, path in sorted(files.items()):
+            digest.update(name.encode())
+            for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if part.is_file():
+                    with part.open("rb") as stream:
+                        digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return self._folder / f"{digest.hexdigest()[:32]}.json"
+
+
+def _scores(study: Study) -> dict[str, Any]:
+    """The numbers that a terminal shows; everything is in the files."""
+    patients = [
+        {
+            "case": case.case,
+            "models": {
+                name: {key: value.value for key, value in prediction.values.items()}
+                for name, prediction in case.predictions.items()
+            },
+        }
+        for case in study.cases
+    ]
+    models = {
+        name: {key: metric.patient_mean.value for key, metric in summary.metrics.items()}
+        for name, summary in study.models.items()
+    }
+    return {
+        "patients": patients,
+        "models": models,
+        "failed": [{"case": failure.case, "message": failure.message} for failure in study.failures],
+    }
