@@ -27,7 +27,8 @@ def gaussian_blur(image: Tensor, sigmas: Sequence[float]) -> Tensor:
     radius = max(1, math.ceil(3 * max(sigmas)))
     offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
     sigma = torch.tensor(sigmas, device=image.device, dtype=image.dtype).clamp(min=1e-3).view(n, 1)
-    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+    # Each kernel ends at its own three sigma, so that an image's result does not depend on the others' widths.
+    kernel = torch.exp(-(offsets**2) / (2 * sigma**2)) * (offsets.abs() <= torch.ceil(3 * sigma))
     kernel = kernel / kernel.sum(dim=1, keepdim=True)
     padded = functional.pad(image.view(1, n, height, width), (radius,) * 4, mode="replicate")
     rows = functional.conv2d(padded, kernel.view(n, 1, 2 * radius + 1, 1), groups=n)
