@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from LiverMarginLib.errors import GeometryError, InputError, LiverMarginError, ResourceError
+from LiverMarginLib.errors import GeometryError, InputError
+from LiverMarginLib.io.atomic import atomic_path, write_error
 from LiverMarginLib.io.kitti import (
     DEFAULT_SUBSET,
     IMAGE_FOLDER,
@@ -248,32 +249,27 @@ def _instances(semantic: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
 
 @contextmanager
 def _writer(path: Path, overwrite: bool) -> Iterator[Write]:
-    """Collect files in a temporary folder or zip beside `path`, which gets the final name when all are written."""
-    if path.exists() and not overwrite:
-        raise InputError(f"{path.name} is already there; choose another name or allow it to be replaced.")
-    temporary: Path | None = None
+    """Yield a function that writes a file of the export, which gets its final name when all files are written."""
+    if path.suffix.casefold() == ".zip":
+        with atomic_path(path, overwrite=overwrite) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            yield lambda name, content: _write_entry(archive, name, content)
+        return
+    if path.exists() and not (overwrite and path.is_dir()):
+        raise InputError(f"{path.name} exists already; choose another name or allow it to be replaced.")
+    workshop: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        if path.suffix.casefold() == ".zip":
-            with zipfile.ZipFile(temporary / path.name, "w", zipfile.ZIP_STORED) as archive:
-                yield lambda name, content: _write_entry(archive, name, content)
-            (temporary / path.name).replace(path)
-        else:
-            finished = temporary / path.name
-            yield lambda name, content: _write_file(finished / name, content)
-            if path.exists():
-                path.rename(temporary / "replaced")
-            finished.rename(path)
-    except LiverMarginError:
-        raise
+        workshop = Path(tempfile.mkdtemp(prefix=".kitti.", dir=path.parent))
+        finished = workshop / "export"
+        yield lambda name, content: _write_file(finished / name, content)
+        if path.exists():
+            path.rename(workshop / "replaced")
+        finished.rename(path)
     except OSError as error:
-        raise ResourceError(
-            f"{path.name} cannot be written; check the free space and that you may write there.", str(error)
-        ) from error
+        raise write_error(error, path.name) from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if workshop is not None:
+            shutil.rmtree(workshop, ignore_errors=True)
 
 
 def _write_entry(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
