@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from LiverMarginLib.datasets.case_table import TABLE_NAMES, read_case_table
-from LiverMarginLib.datasets.matching import natural_key
 from LiverMarginLib.datasets.model import Case, Dataset, Layout, ReadingOptions
 from LiverMarginLib.datasets.picture_layouts import (
     IMAGE_FOLDERS,
@@ -21,6 +20,7 @@ from LiverMarginLib.datasets.picture_layouts import (
 from LiverMarginLib.datasets.volume_layouts import decathlon_cases, pair_cases
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.io.archive import FileTree, FolderTree, ZipLimits, ZipTree, open_tree
+from LiverMarginLib.io.detect import natural_key
 from LiverMarginLib.io.kitti import ENCODINGS, IMAGE_FOLDER, LABEL_TABLE
 from LiverMarginLib.volume import Modality
 

@@ -31,12 +31,6 @@ class Matching:
     note: str = ""
 
 
-def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key under which ``image 10`` comes after ``image 9``."""
-    parts = re.split(r"(\d+)", name.casefold())
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part)
-
-
 def trailing_number(stem: str) -> int | None:
     """The integer at the end of a name, None where there is none."""
     found = _TRAILING_NUMBER.search(stem)

@@ -24,9 +24,11 @@ from LiverMarginLib.datasets.sources import (
     VolumeFile,
 )
 from LiverMarginLib.errors import InputError
+from LiverMarginLib.io.intensities import interpret
+from LiverMarginLib.io.notes import Notes
 from LiverMarginLib.io.readers import read_labels, read_volume
 from LiverMarginLib.terminology import LIVER, LIVER_MASS
-from LiverMarginLib.volume import Geometry, IntensityKind, LabelMap, Modality, Volume, axial_view
+from LiverMarginLib.volume import Geometry, LabelMap, Modality, Volume, axial_view
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -179,13 +181,14 @@ class Dataset:
 
     def load_volume(self, case: Case) -> Volume:
         """Read a case's image alone; errors as `load`."""
-        return self.load(replace(case, masks=None)).volume
+        return self._read_volume(case.images) if isinstance(case.images, VolumeFile) else self.load(case).volume
 
     def _read_volume(self, source: VolumeFile) -> Volume:
-        volume = read_volume(source.path)
-        if volume.modality is Modality.UNKNOWN and self.options.modality is not Modality.UNKNOWN:
-            return _as_modality(volume, self.options.modality)
-        return volume
+        return read_volume(source.path, modality=self._said_modality)
+
+    @property
+    def _said_modality(self) -> Modality | None:
+        return None if self.options.modality is Modality.UNKNOWN else self.options.modality
 
     def _read_label_file(self, source: LabelFile, volume: Volume) -> tuple[LabelMap, str]:
         found = read_labels(source.path)
@@ -218,9 +221,10 @@ class Dataset:
                     )
                 marked[index] = mask
         geometry = stack.geometry(*first.shape)
-        kind = IntensityKind.EIGHT_BIT if array.dtype == np.uint8 else IntensityKind.ARBITRARY
+        notes = Notes()
+        array, modality, intensity = interpret(array, self._said_modality, notes)
         known = stack.spacing is not None
-        volume = Volume(array, geometry, self.options.modality, kind, known, case.notes)
+        volume = Volume(array, geometry, modality, intensity, known, (*case.notes, *notes.sentences))
         return LoadedCase(
             volume, None if marked is None else _label_map(marked, geometry), self.annotated_slices(case, stack)
         )
@@ -236,8 +240,3 @@ class Dataset:
 def _label_map(array: npt.NDArray[np.uint8], geometry: Geometry) -> LabelMap:
     segments = (LIVER, LIVER_MASS) if (array == LIVER_MASS.label).any() else (LIVER,)
     return LabelMap(array, geometry, segments)
-
-
-def _as_modality(volume: Volume, modality: Modality) -> Volume:
-    intensity = IntensityKind.HU if modality is Modality.CT else volume.intensity
-    return replace(volume, modality=modality, intensity=intensity)

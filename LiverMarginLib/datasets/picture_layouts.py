@@ -9,12 +9,13 @@ from pathlib import PurePosixPath
 from typing import TypeVar
 
 from LiverMarginLib.datasets.labels import LabelChoice, choose_labels
-from LiverMarginLib.datasets.matching import match_masks, natural_key, number_prefix, trailing_number
+from LiverMarginLib.datasets.matching import match_masks, number_prefix, trailing_number
 from LiverMarginLib.datasets.model import Case, ReadingOptions
 from LiverMarginLib.datasets.sources import KittiMasks, MaskSource, PictureMasks, PictureStack, VolumeFile, stems
 from LiverMarginLib.datasets.volume_layouts import find_volumes
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.io.archive import FileTree, FolderTree, ZipTree
+from LiverMarginLib.io.detect import natural_key
 from LiverMarginLib.io.kitti import ENCODINGS, IMAGE_FOLDER, KittiExport, KittiSubset, read_kitti
 from LiverMarginLib.io.png import PICTURE_SUFFIXES
 

@@ -35,7 +35,7 @@ _IMAGE, _MASK, _ABOUT = "image.npy", "mask.npy", "about.json"
 
 class _Slice(NamedTuple):
     case: int
-    index: int
+    inside: int
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ class SliceStore:
         self._remove_abandoned()
         self._about = tuple(self._survey(on_event, cancel or CancelToken()))
         self._slices = tuple(
-            _Slice(number, index)
+            _Slice(number, inside)
             for number, (case, about) in enumerate(zip(self._cases, self._about, strict=True))
-            for index in _checked(wanted[case.id], about.slices, case.id)
+            for inside in _checked(wanted[case.id], about.slices, case.id)
         )
         if not self._slices:
             raise InputError("There are no slices in the chosen cases; check the data set and its split.")

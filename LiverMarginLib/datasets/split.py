@@ -359,10 +359,10 @@ def _refuse_shared_images(duplicates: Sequence[DuplicatePair], cases: set[str]) 
             )
 
 
-def _checked_part(part: object, by: object, allowed: set[Any]) -> Part | tuple[Part, ...]:
+def _checked_part(part: Any, by: object, allowed: set[Any]) -> Part | tuple[Part, ...]:
     if by not in ("patient", "slice"):
         raise ValueError(f"by {by}")
-    parts = part if by == "slice" and isinstance(part, list) else [part]
-    if any(isinstance(one, bool) or one not in allowed for one in parts):
+    parts: list[Any] = list(part) if by == "slice" else [part]
+    if any(isinstance(one, bool | list) or one not in allowed for one in parts):
         raise ValueError(f"part {part}")
-    return tuple(parts) if by == "slice" else parts[0]
+    return tuple(parts) if by == "slice" else part

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from LiverMarginLib.datasets.matching import natural_key
 from LiverMarginLib.datasets.model import Case
 from LiverMarginLib.datasets.sources import LabelFile, VolumeFile
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.io.archive import FileTree, FolderTree
+from LiverMarginLib.io.detect import natural_key
 from LiverMarginLib.volume import Modality
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
