@@ -60,22 +60,30 @@ def match_masks(images: Sequence[str], masks: Sequence[str], *, offset: int | No
     -------
     Matching
     """
-    if offset is None:
-        by_name = _pair(images, masks, [stem.casefold() for stem in images], [stem.casefold() for stem in masks])
-        if not by_name.unmatched:
-            return by_name
-        bases = [[PurePosixPath(stem).name.casefold() for stem in stems] for stems in (images, masks)]
-        by_base = _pair(images, masks, *bases)
-        best = min(by_name, by_base, key=lambda found: len(found.unmatched))
-        if len(best.unmatched) < len(masks):
-            return best
+    by_name = _match_by_name(images, masks)
+    if offset is None and not by_name.unmatched:
+        return by_name
+    by_number = _match_by_number(images, masks, offset)
+    # Equal names outweigh equal numbers: a stray mask must not shift all others by one slice. Only where every image
+    # has a mask, and the numbers fit without exception, do the names mislead.
+    complete = len(masks) == len(images) and not by_number.unmatched
+    if offset is None and len(by_name.unmatched) < len(masks) and not complete:
+        return by_name
+    return by_number
 
+
+def _match_by_name(images: Sequence[str], masks: Sequence[str]) -> Matching:
+    whole = _pair([stem.casefold() for stem in images], [stem.casefold() for stem in masks])
+    bases = [[PurePosixPath(stem).name.casefold() for stem in stems] for stems in (images, masks)]
+    return min(whole, _pair(*bases), key=lambda found: len(found.unmatched))
+
+
+def _match_by_number(images: Sequence[str], masks: Sequence[str], offset: int | None) -> Matching:
     image_numbers = [trailing_number(stem) for stem in images]
     mask_numbers = [trailing_number(stem) for stem in masks]
     if offset is None:
         offset = _guess_offset(image_numbers, mask_numbers, masks)
-    shifted = [None if number is None else number + offset for number in mask_numbers]
-    found = _pair(images, masks, image_numbers, shifted)
+    found = _pair(image_numbers, [None if number is None else number + offset for number in mask_numbers])
     note = "masks were matched to images by the number at the end of their names"
     if offset:
         note += f", with image number = mask number {'+' if offset > 0 else '-'} {abs(offset)}"
@@ -90,15 +98,13 @@ def _guess_offset(images: Sequence[int | None], masks: Sequence[int | None], mas
     if min(there) == 1 and all(_VIDEO_FRAME.search(stem) for stem in mask_stems) and {n + 1 for n in wanted} <= there:
         return 1
     fitting = [offset for offset in (0, 1, -1) if {number + offset for number in wanted} <= there]
-    return fitting[0] if fitting else 0
+    return fitting[0] if len(fitting) == 1 else 0  # with two that fit, nothing is known
 
 
-def _pair(
-    images: Sequence[str], masks: Sequence[str], image_keys: Sequence[object], mask_keys: Sequence[object]
-) -> Matching:
+def _pair(image_keys: Sequence[object], mask_keys: Sequence[object]) -> Matching:
     # A key that occurs twice on one side says nothing.
     image_counts, mask_counts = Counter(image_keys), Counter(mask_keys)
     of_key = {key: n for n, key in enumerate(mask_keys) if key is not None and mask_counts[key] == 1}
     of_image = tuple(of_key.get(key) if image_counts[key] == 1 else None for key in image_keys)
     used = set(of_image)
-    return Matching(of_image, tuple(n for n in range(len(masks)) if n not in used))
+    return Matching(of_image, tuple(n for n in range(len(mask_keys)) if n not in used))

@@ -143,7 +143,7 @@ class _Pictures(Sequence[npt.NDArray[Any]]):
         if self._window is None:
             return picture
         low, high = self._window
-        scaled = (picture.astype(np.float64) - low) * (255.0 / (high - low))
+        scaled = (picture.astype(np.float64) - low) / (high - low) * 255
         return np.rint(np.clip(np.nan_to_num(scaled), 0, 255)).astype(np.uint8)
 
 
