@@ -148,7 +148,7 @@ class DatasetReport:
         rows = [tuple(_COUNTS.values())]
         rows += [tuple(str(_count(getattr(case, name))) for name in _COUNTS) for case in self.cases]
         sums = [sum(int(row[column]) for row in rows[1:]) for column in range(1, len(_COUNTS))]
-        rows.append((f"{len(self.cases)} cases", *map(str, sums)))
+        rows.append((f"{len(self.cases)} case{'s' if len(self.cases) != 1 else ''}", *map(str, sums)))
         widths = [max(len(row[column]) for row in rows) for column in range(len(_COUNTS))]
         lines = [*self.notes, ""]
         for row in rows:
