@@ -112,7 +112,10 @@ def _format_of(head: bytes) -> FileFormat | None:
 
 def _is_bare_dicom(head: bytes) -> bool:
     # Old archives leave the preamble out: the file then starts with an element of group 0002 or 0008.
-    return len(head) >= 8 and head[:2] in (b"\x02\x00", b"\x08\x00") and head[2:4] in (b"\0\0", b"\x01\0", b"\x05\0")
+    if len(head) < 8 or head[:2] not in (b"\x02\x00", b"\x08\x00") or head[3] != 0:
+        return False
+    explicit = head[4:6].isalpha() and head[4:6].isupper()
+    return explicit or head[6:8] == b"\0\0"  # implicit: a length, and a short one
 
 
 def require_format(path: Path) -> FileFormat:

@@ -114,13 +114,15 @@ def _decoded_frames(file: DicomFile, indices: Sequence[int]) -> Iterator[Array]:
     failure = "no pydicom plugin"
     if _pydicom_decodes(file):
         try:
-            for pixels in iter_pixels(file.path, indices=list(indices), raw=True):
+            for pixels in iter_pixels(pixel_source(file), indices=list(indices), raw=True):
                 yield pixels
                 done += 1
             return
         # Plugins raise whatever their C libraries do; GDCM gets the chance before the frame is given up.
         except Exception as error:
             failure = str(error)
+    if not _is_compressed(file):
+        raise _Undecodable(failure)
     for index in indices[done:]:
         try:
             yield _gdcm_frame(file, index)
@@ -128,8 +130,17 @@ def _decoded_frames(file: DicomFile, indices: Sequence[int]) -> Iterator[Array]:
             raise _Undecodable(f"{failure}; GDCM: {error}") from error
 
 
+def pixel_source(file: DicomFile) -> Path | pydicom.Dataset:
+    """What pydicom's pixel functions are to read; they do not find the pixels of a deflated file by its path."""
+    return file.path if _is_compressed(file) else pydicom.dcmread(file.path, force=True)
+
+
+def _is_compressed(file: DicomFile) -> bool:
+    return file.transfer_syntax.is_compressed and not file.transfer_syntax.is_deflated
+
+
 def _pydicom_decodes(file: DicomFile) -> bool:
-    if not file.transfer_syntax.is_compressed or file.transfer_syntax.is_deflated:
+    if not _is_compressed(file):
         return True
     try:
         return bool(get_decoder(file.transfer_syntax).is_available)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ from LiverMarginLib.errors import GeometryError, InputError
 from LiverMarginLib.events import OnEvent, Progress, ignore
 from LiverMarginLib.io.detect import readable
 from LiverMarginLib.io.dicom_geometry import grid, normal_of
-from LiverMarginLib.io.dicom_headers import Frame, Plane, Series
+from LiverMarginLib.io.dicom_headers import DicomFile, Frame, Plane, Series
+from LiverMarginLib.io.dicom_pixels import pixel_source
 from LiverMarginLib.io.limits import check_memory
 from LiverMarginLib.io.notes import Notes
 from LiverMarginLib.terminology import Code, Segment, Terminology
@@ -105,7 +105,7 @@ def read_seg(series: Series, notes: Notes, on_event: OnEvent = ignore) -> LabelM
     # Later segments win: frames are painted in the order of the segments, whatever their order in the file.
     order = sorted(range(file.frame_count), key=lambda n: rank.get(header.segment_of_frame[n] or 0, -1))
     overlapping = 0
-    for done, (n, pixels) in enumerate(zip(order, _pixels(file.path, order), strict=True), 1):
+    for done, (n, pixels) in enumerate(zip(order, _pixels(file, order), strict=True), 1):
         target, number = labels[header.places[n]], header.segment_of_frame[n]
         inside = 2 * pixels.astype(np.uint16) >= header.maximum if header.kind == "FRACTIONAL" else pixels != 0
         overlapping += int(np.count_nonzero(inside & (target != 0)))
@@ -118,9 +118,9 @@ def read_seg(series: Series, notes: Notes, on_event: OnEvent = ignore) -> LabelM
     return LabelMap(labels, header.geometry, header.segments, {"format": "DICOM SEG", "notes": list(notes.sentences)})
 
 
-def _pixels(path: Path, order: Sequence[int]) -> Iterable[npt.NDArray[Any]]:
+def _pixels(file: DicomFile, order: Sequence[int]) -> Iterable[npt.NDArray[Any]]:
     try:
-        yield from iter_pixels(path, indices=list(order), raw=True)
+        yield from iter_pixels(pixel_source(file), indices=list(order), raw=True)
     # Decoders raise whatever their libraries do; each means that the object cannot be used.
     except Exception as error:
         raise InputError(
