@@ -46,7 +46,8 @@ def rescaled(stored: Array, slopes: Sequence[float], intercepts: Sequence[float]
     """
     if all(slope == 1 for slope in slopes) and all(intercept == 0 for intercept in intercepts):
         return stored if stored.dtype != np.float64 else stored.astype(np.float32)
-    exact = stored.dtype.kind in "iu" and all(float(f).is_integer() for f in (*slopes, *intercepts))
+    factors = (*slopes, *intercepts)
+    exact = stored.dtype.kind in "iu" and all(float(f).is_integer() and abs(f) < 1 << 31 for f in factors)
     if exact:
         extremes = [
             value * slope + intercept
@@ -54,16 +55,16 @@ def rescaled(stored: Array, slopes: Sequence[float], intercepts: Sequence[float]
             for value in (int(part.min()), int(part.max()))
         ]
         low, high = min(extremes), max(extremes)
-        target = next((t for t in (np.int16, np.int32, np.int64) if _fits(low, high, t)), np.float32)
-    else:
-        target = np.float32
+        exact = _fits(low, high, np.int32)
+    target = np.float32 if not exact else np.int16 if _fits(low, high, np.int16) else np.int32
     in_place = np.dtype(target).itemsize == stored.dtype.itemsize
     result: Array = stored.view(target) if in_place else np.empty(stored.shape, target)
     for part, slope, intercept, out in zip(stored, slopes, intercepts, result, strict=True):
         if exact:
             out[...] = part.astype(np.int64) * int(slope) + int(intercept)
         else:
-            out[...] = part.astype(np.float64) * slope + intercept
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and that is dealt with
+                out[...] = part.astype(np.float64) * slope + intercept
     return result
 
 

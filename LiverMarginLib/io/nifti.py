@@ -222,7 +222,9 @@ def _sform(header: Any, scale: float) -> npt.NDArray[np.float64]:
 
 def _qform(header: Any, spacing: tuple[float, float, float], scale: float) -> npt.NDArray[np.float64]:
     b, c, d = (float(q) for q in header["quatern"])
-    a = math.sqrt(max(0.0, 1.0 - b * b - c * c - d * d))
+    square = 1.0 - b * b - c * c - d * d
+    # b, c, d are rounded to float32: what they leave within its precision is a half turn (a = 0), as nibabel has it.
+    a = math.sqrt(square) if square > 3 * np.finfo(np.float32).eps else 0.0
     rotation = np.array(
         [
             [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
