@@ -83,8 +83,8 @@ def write_image(
     with atomic_path(path, overwrite=overwrite) as temporary:
         try:
             sitk.WriteImage(image, str(temporary), useCompression=True)
-            again = sitk.ReadImage(str(temporary))  # a name of its own: a view does not keep its image alive
-            complete = np.array_equal(sitk.GetArrayViewFromImage(again), array)
+            written = sitk.ReadImage(str(temporary))  # named, because the view below does not keep it alive
+            complete = np.array_equal(sitk.GetArrayViewFromImage(written), array)
             reason = "read back differently"
         except RuntimeError as error:
             complete, reason = False, type(error).__name__
