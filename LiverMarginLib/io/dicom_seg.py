@@ -15,7 +15,6 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 import numpy.typing as npt
-from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
@@ -123,7 +122,7 @@ def _on_matching_series(
 def _segmentation(
     series: SourceSeries, frames: npt.NDArray[np.uint16], table: Sequence[TableRow], labels: LabelMap
 ) -> hd.seg.Segmentation:
-    _complete(series.headers)
+    _complete(series)
     names = ", ".join(row.segment.name for row in table)
     try:
         with warnings.catch_warnings():
@@ -147,6 +146,7 @@ def _segmentation(
                 series_description=f"Segmentation: {names}"[:_LONG_STRING],
                 pixel_measures=_pixel_measures(series),
                 transfer_syntax_uid=ExplicitVRLittleEndian,
+                specific_character_set="ISO_IR 192",  # UTF-8: a segment's name need not fit the source's set
                 omit_empty_frames=True,
             )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -158,16 +158,16 @@ def _segmentation(
         ) from error
 
 
-def _complete(headers: Sequence[Dataset]) -> None:
+def _complete(series: SourceSeries) -> None:
     """Fill what de-identification often takes out of the headers, in memory only.
 
     Study and series identifiers that are gone are made anew from the frame of reference, so that every segmentation
     of the series gets the same ones.
     """
-    missing = [keyword for keyword in _MUST_NOT_BE_EMPTY if not headers[0].get(keyword)]
+    missing = [keyword for keyword in _MUST_NOT_BE_EMPTY if not series.headers[0].get(keyword)]
     if missing:
         _log.warning("The source series has no %s; the DICOM SEG refers to made-up ones.", " and no ".join(missing))
-    for header in headers:
+    for header in series.headers:
         for keyword in missing:
             setattr(header, keyword, generate_uid(entropy_srcs=[keyword, str(header.FrameOfReferenceUID)]))
         for keyword in _MAY_BE_EMPTY:
@@ -175,18 +175,19 @@ def _complete(headers: Sequence[Dataset]) -> None:
                 setattr(header, keyword, "")
         if header.PatientSex not in ("", "M", "F", "O"):
             header.PatientSex = ""
+        if not header.get("SliceThickness") and series.slice_distance is not None:
+            header.SliceThickness = series.slice_distance
 
 
 def _pixel_measures(series: SourceSeries) -> hd.PixelMeasuresSequence | None:
     """Measures with the distance between slices, which the source's headers often lack or state wrongly."""
-    header: Dataset = series.headers[0]
-    distance = series.slice_distance
-    if "PixelSpacing" not in header or distance is None:
+    header = series.headers[0]
+    if "PixelSpacing" not in header or series.slice_distance is None:
         return None
     return hd.PixelMeasuresSequence(
         pixel_spacing=[float(value) for value in header.PixelSpacing],
-        slice_thickness=float(header.get("SliceThickness") or distance),
-        spacing_between_slices=distance,
+        slice_thickness=float(header.SliceThickness),
+        spacing_between_slices=series.slice_distance,
     )
 
 
