@@ -36,8 +36,8 @@ Points32 = npt.NDArray[np.float32]
 _PADDING = 2
 # Interpolating between slices multiplies the voxels; above this many the surface is left coarser instead.
 _LARGEST_FIELD = 64_000_000
-# A part that low-pass smoothing would change by more than this share of its volume is too small for it.
-_SMOOTHABLE_CHANGE = 0.1
+# A part that would keep less than this share of its volume is too small to be smoothed.
+_SMOOTHABLE_SHARE = 0.5
 _VOLUME_TOLERANCE = 1e-4
 _VOLUME_STEPS = 10
 
@@ -79,7 +79,7 @@ class SurfaceCheck:
 
 
 def closed_surface(
-    mask: npt.NDArray[np.bool_], geometry: Geometry, *, smoothing: float = 0.6, max_triangles: int | None = None
+    mask: npt.NDArray[np.bool_], geometry: Geometry, *, smoothing: float = 0.5, max_triangles: int | None = None
 ) -> vtkPolyData:
     """Build the closed surface of a mask.
 
@@ -92,7 +92,8 @@ def closed_surface(
         Any axis order, handedness, oblique and sheared axes.
     smoothing : float
         0 (none) to 1 (strong): pass band 10^(-4 smoothing), as in 3D Slicer's Segment Editor, with more iterations,
-        which a finer mesh needs to lose the terraces of thick slices.
+        which a finer mesh needs to lose the terraces of thick slices. Smoothing moves no point by more than a voxel
+        along any axis of the image.
     max_triangles : int, optional
         Simplify to about this number.
 
@@ -109,7 +110,7 @@ def closed_surface(
     if mask.shape != geometry.shape:
         raise InputError(f"The mask has {mask.shape} voxels but its geometry says {geometry.shape}; load it again.")
     if not 0 <= smoothing <= 1:
-        raise InputError("Surface smoothing must lie between 0 and 1; choose 0.6 for an organ.")
+        raise InputError("Surface smoothing must lie between 0 and 1; choose 0.5 for an organ.")
     if max_triangles is not None and max_triangles < 4:
         raise InputError("A closed surface needs at least 4 triangles; raise the number of triangles.")
     box = ndimage.find_objects(mask.astype(np.uint8))
@@ -117,7 +118,7 @@ def closed_surface(
         raise InputError("The segment has no voxels, so it has no surface; leave it out or segment it first.")
 
     field, spacing = _level_field(mask[box[0]], geometry.spacing)
-    surface = _smooth(_zero_level(field, spacing), smoothing)
+    surface = _smooth(_zero_level(field, spacing), smoothing, geometry.spacing)
     if max_triangles is not None and surface.GetNumberOfPolys() > max_triangles:
         surface = _simplify(surface, max_triangles)
     points, faces = _arrays(surface)
@@ -276,7 +277,7 @@ def _zero_level(field: npt.NDArray[np.float32], spacing: tuple[float, ...]) -> v
     return contour.GetOutput()
 
 
-def _smooth(surface: vtkPolyData, smoothing: float) -> vtkPolyData:
+def _smooth(surface: vtkPolyData, smoothing: float, spacing: tuple[float, float, float]) -> vtkPolyData:
     if smoothing == 0:
         return surface
     sinc = vtkWindowedSincPolyDataFilter()
@@ -290,6 +291,9 @@ def _smooth(surface: vtkPolyData, smoothing: float) -> vtkPolyData:
     sinc.Update()
     before, faces = _arrays(surface)
     after, _ = _arrays(sinc.GetOutput())
+    # A low pass rings and rounds where the organ is cut by the volume's border; a voxel is as much as it may move.
+    reach = np.array(spacing[::-1])
+    after = before + np.clip(after - before, -reach, reach)
     return polydata(_keep_small_parts(before, after, faces), faces)
 
 
@@ -301,7 +305,7 @@ def _keep_small_parts(before: FloatMatrix, after: FloatMatrix, faces: Faces) -> 
     shells, shell_of = sparse.csgraph.connected_components(edges, directed=False)
     shell_of_face = shell_of[faces[:, 0]]
     old, new = (np.bincount(shell_of_face, _tetrahedra(points, faces), minlength=shells) for points in (before, after))
-    vanishing = np.abs(new - old) > _SMOOTHABLE_CHANGE * np.abs(old)
+    vanishing = np.abs(new) < _SMOOTHABLE_SHARE * np.abs(old)
     return np.where(vanishing[shell_of][:, None], before, after)
 
 
