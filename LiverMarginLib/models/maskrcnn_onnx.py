@@ -213,19 +213,27 @@ def _decode(graph: GraphBuilder, boxes: str, deltas: str, weights: Sequence[floa
     return graph.op("Clip", corners, graph.const(np.float32(0)), graph.const(np.float32(size)))
 
 
-def _extent(graph: GraphBuilder, boxes: str) -> str:
+def _sides(graph: GraphBuilder, boxes: str) -> tuple[str, str]:
+    """Return the widths and the heights (...) of boxes (..., 4).
+
+    Split up rather than reduced: ONNX Runtime's reductions misjudge the shape of an empty matrix, and there may be no
+    boxes at all.
+    """
     low, high = graph.split(boxes, 2)
-    return graph.op("Sub", high, low)
+    width, height = graph.split(graph.op("Sub", high, low), 2)
+    last = graph.const([-1])
+    return graph.op("Squeeze", width, last), graph.op("Squeeze", height, last)
 
 
 def _has_area(graph: GraphBuilder, boxes: str) -> str:
-    shortest = graph.op("ReduceMin", _extent(graph, boxes), graph.const([-1]), keepdims=0)
-    return graph.op("Greater", shortest, graph.const(np.float32(0)))
+    width, height = _sides(graph, boxes)
+    zero = graph.const(np.float32(0))
+    return graph.op("And", graph.op("Greater", width, zero), graph.op("Greater", height, zero))
 
 
 def _pool(graph: GraphBuilder, features: Sequence[str], boxes: str, of_image: str, side: int) -> tuple[str, str]:
     """RoIAlign each box on the level that its size asks for; returns the pooled boxes and their order, by level."""
-    area = graph.op("ReduceProd", _extent(graph, boxes), graph.const([-1]), keepdims=0)
+    area = graph.op("Mul", *_sides(graph, boxes))
     scale = graph.op("Div", graph.op("Sqrt", area), graph.const(np.float32(CANONICAL_BOX_SIDE)))
     scale = graph.op("Add", scale, graph.const(np.float32(1e-8)))
     pooled, order = [], []
