@@ -79,7 +79,7 @@ class SurfaceCheck:
 
 
 def closed_surface(
-    mask: npt.NDArray[np.bool_], geometry: Geometry, *, smoothing: float = 0.5, max_triangles: int | None = None
+    mask: npt.NDArray[np.bool_], geometry: Geometry, *, smoothing: float = 0.6, max_triangles: int | None = None
 ) -> vtkPolyData:
     """Build the closed surface of a mask.
 
@@ -110,7 +110,7 @@ def closed_surface(
     if mask.shape != geometry.shape:
         raise InputError(f"The mask has {mask.shape} voxels but its geometry says {geometry.shape}; load it again.")
     if not 0 <= smoothing <= 1:
-        raise InputError("Surface smoothing must lie between 0 and 1; choose 0.5 for an organ.")
+        raise InputError("Surface smoothing must lie between 0 and 1; choose 0.6 for an organ.")
     if max_triangles is not None and max_triangles < 4:
         raise InputError("A closed surface needs at least 4 triangles; raise the number of triangles.")
     box = ndimage.find_objects(mask.astype(np.uint8))

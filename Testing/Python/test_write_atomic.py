@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -157,3 +158,11 @@ def test_each_segment_has_a_surface_file_named_after_it(tmp_path):
         f"case_Segment_{NOT_NAMED}.stl",
     ]
     assert sorted(tmp_path.iterdir()) == sorted(written)
+
+
+def test_a_panel_can_list_the_formats_without_loading_their_libraries():
+    program = (
+        "import sys; from LiverMarginLib.io.writers import formats; assert '.seg.nrrd' in formats();"
+        "sys.exit(bool({'SimpleITK', 'highdicom', 'vtkmodules', 'scipy', 'torch'} & sys.modules.keys()))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])

@@ -98,7 +98,7 @@ def surface_area(surface: Any) -> float:
     return mass.GetSurfaceArea()
 
 
-@pytest.mark.parametrize(("smoothing", "for_the_volume"), [(0.5, 0.3), (1, 1)])
+@pytest.mark.parametrize(("smoothing", "for_the_volume"), [(0.6, 0.3), (1, 1)])
 def test_smoothing_moves_no_point_by_more_than_a_voxel(smoothing, for_the_volume):
     mask = np.ones((6, 30, 40), dtype=bool)  # cut off sharply by the border, where a low pass rounds and rings most
     mask[:, :10, :15] = False
@@ -155,7 +155,7 @@ def _small(*voxels: tuple[int, int, int]) -> np.ndarray:
     ids=["voxel", "pair", "corner", "edge", "two", "plate", "hole", "chessboard"],
 )
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (5, 0.8, 0.8)])
-@pytest.mark.parametrize("smoothing", [0, 0.5, 1])
+@pytest.mark.parametrize("smoothing", [0, 0.6, 1])
 def test_the_smallest_and_thinnest_objects_have_closed_surfaces_too(mask, spacing, smoothing):
     geometry = Geometry(mask.shape, np.diag([*spacing[::-1], 1.0]))
     surface = closed_surface(mask, geometry, smoothing=smoothing)
