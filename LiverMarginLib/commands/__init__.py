@@ -12,6 +12,7 @@ COMMANDS = {
     "compare": "measure segmentations against a reference, slice by slice",
     "export": "write a segmentation in other formats (seg.nrrd, NIfTI, DICOM SEG, STL, ...)",
     "phantom": "make a synthetic abdomen CT with exact labels",
+    "dataset": "check a data set, split it by patient, export it as KITTI 1.0",
     "models": "list, show and check model bundles",
     "doctor": "what is installed, which device works, what is missing",
 }

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-from scipy import ndimage
-
 from LiverMarginLib.errors import GeometryError
+from LiverMarginLib.resampling import resample_labels
 from LiverMarginLib.volume import Geometry, LabelMap, axial_view
 
 _LEAST_OVERLAP = 0.05
@@ -42,9 +40,5 @@ def labels_on_grid(labels: LabelMap, geometry: Geometry) -> tuple[LabelMap, str]
         return LabelMap(array, geometry, labels.segments, labels.provenance), note
     if labels.geometry.overlap_fraction(geometry) < _LEAST_OVERLAP:
         raise GeometryError("The label map lies outside its image; check that the two belong together.")
-    # affine_transform wants output (k, j, i) to input (k, j, i).
-    ijk = np.linalg.inv(labels.geometry.ijk_to_ras) @ geometry.ijk_to_ras
-    matrix, shift = ijk[:3, :3][::-1, ::-1], ijk[:3, 3][::-1]
-    array = ndimage.affine_transform(labels.array, matrix, shift, geometry.shape, order=0, mode="constant", cval=0)
     note = "The label map has another grid than the image; it was resampled to it by the nearest neighbour."
-    return LabelMap(array, geometry, labels.segments, labels.provenance), note
+    return resample_labels(labels, geometry), note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -174,6 +175,7 @@ def _check_case(dataset: Dataset, case: Case, cancel: CancelToken) -> tuple[Case
         orientation_doubts=doubts,
         unreadable=tuple(found.unreadable),
         notes=tuple(dict.fromkeys(found.notes)),
+        **dataclasses.asdict(case.info),
     )
     return report, found.hashes
 

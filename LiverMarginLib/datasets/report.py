@@ -41,6 +41,8 @@ class CaseReport:
         Indices (in file order of pictures, else in the axial view) of slices with liver in two pieces or more.
     slices_with_specks : int
         Slices with a piece of fewer than 20 pixels beside the liver.
+    age, gender, health_status, disease
+        From the case table; None where it says nothing.
     disagreements, unmatched_masks, size_mismatches, orientation_doubts, unreadable, notes : tuple of str
     colour_images : int
         Images with three channels.
@@ -65,6 +67,10 @@ class CaseReport:
     orientation_doubts: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    age: float | None = None
+    gender: str | None = None
+    health_status: str | None = None
+    disease: str | None = None
 
     @property
     def problems(self) -> tuple[str, ...]:

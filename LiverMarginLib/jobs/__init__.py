@@ -20,6 +20,9 @@ JOB_TYPES = {
     "compare": "LiverMarginLib.jobs.compare:CompareJob",
     "export": "LiverMarginLib.jobs.export:ExportJob",
     "phantom": "LiverMarginLib.jobs.phantom:PhantomJob",
+    "dataset-check": "LiverMarginLib.jobs.dataset:CheckDatasetJob",
+    "dataset-split": "LiverMarginLib.jobs.dataset:SplitDatasetJob",
+    "dataset-export-kitti": "LiverMarginLib.jobs.dataset:ExportKittiJob",
 }
 
 

@@ -139,6 +139,18 @@ def test_the_report_is_json_csv_and_text(tmp_path):
     assert total.startswith("1 case ")
 
 
+def test_the_report_carries_the_case_table(tmp_path):
+    put_case(tmp_path / "Case 1")
+    put_case(tmp_path / "Case 2", seed=1)
+    put(tmp_path / "cases.csv", "case,age,gender,health status,disease\n1,61,f,sick,HCC\n")
+    report, cases = report_of(tmp_path)
+    assert (cases["Case 1"].age, cases["Case 1"].gender, cases["Case 1"].disease) == (61, "female", "HCC")
+    assert cases["Case 2"].age is None
+    assert "cases.csv describes 1 of 2 cases." in report.notes
+    first, second = csv.DictReader(io.StringIO(report.to_csv()))
+    assert (first["age"], first["health_status"], second["age"]) == ("61.0", "sick", "")
+
+
 def test_progress_is_told_and_a_cancelled_check_stops(tmp_path):
     put_case(tmp_path / "Case 1")
     put_case(tmp_path / "Case 2")
