@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from LiverMarginLib.errors import InputError, ResourceError
+from LiverMarginLib.io.atomic import atomic_path
 
 CHECKPOINT = "checkpoint.pt"
 BEST_WEIGHTS = "best.safetensors"
@@ -20,32 +20,17 @@ _SCHEMA = 1
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write `content` beside `path`, flush it to the disk, then take its place; readers see the old or the new file.
+    """Write a file that others see as it was or whole, also after a power cut.
 
     Raises
     ------
-    ResourceError
+    LiverMarginError
         If the disk is full or the folder cannot be written; what was at `path` is untouched.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        kept = "; the one before it is intact" if path.exists() else ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(
-                f"The disk is full, so {path.name} could not be written{kept}. Free some space and resume.", str(error)
-            ) from error
-        raise ResourceError(
-            f"{path.name} could not be written ({error.strerror}){kept}. Choose a folder that you may write to.",
-            str(error),
-        ) from error
+    with atomic_path(path) as beside, beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
@@ -54,11 +39,19 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
     Raises
     ------
     ResourceError
-        See `write_atomically`.
+        If the disk is full or refuses; the checkpoint before it is intact.
     """
     buffer = io.BytesIO()
     torch.save({"schema": _SCHEMA, **state}, buffer)
-    write_atomically(folder / CHECKPOINT, buffer.getbuffer())
+    path = folder / CHECKPOINT
+    try:
+        write_atomically(path, buffer.getbuffer())
+    except ResourceError as error:
+        if not path.exists():
+            raise
+        raise ResourceError(
+            f"{error.message.rstrip('.')}, then resume: the checkpoint before it is intact.", error.details
+        ) from error
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
@@ -91,7 +84,7 @@ def save_weights(path: Path, weights: Mapping[str, torch.Tensor], metadata: Mapp
 
     Raises
     ------
-    ResourceError
+    LiverMarginError
         See `write_atomically`.
     """
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}

@@ -62,7 +62,8 @@ def draw_curves(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(10, 4), dpi=120)
+    figure.subplots_adjust(left=0.07, right=0.98, bottom=0.13, top=0.96, wspace=0.18)
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     _draw_panel(left, history, {"train": "loss", "validation": "loss"}, best_epoch)

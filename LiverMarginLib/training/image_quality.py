@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from skimage.metrics import structural_similarity
 
 FloatImage = npt.NDArray[np.float32]
 
@@ -53,6 +52,8 @@ def image_quality(image: FloatImage, reference: FloatImage) -> ImageQuality:
     image, reference : ndarray of float32, shape (h, w)
         In [0, 1]; both sides at least 11.
     """
+    from skimage.metrics import structural_similarity
+
     ssim, local = structural_similarity(
         image, reference, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
     )

@@ -46,6 +46,7 @@ from LiverMarginLib.training.validation import Validation
 
 _LOG = logging.getLogger(__name__)
 _SECONDS_BETWEEN_EVENTS = 0.5
+_SECONDS_BETWEEN_FIGURES = 30.0  # drawing one takes about half a second
 
 
 class Ending(StrEnum):
@@ -199,6 +200,7 @@ class _Trainer:
         self._manifest = run_manifest(config, source_train, source_val, self._device, group)
         self._started = time.monotonic()
         self._last_event = self._last_save = -math.inf
+        self._last_figure = time.monotonic()
         self._board: Any = None
 
     def run(self) -> TrainResult:
@@ -407,7 +409,7 @@ class _Trainer:
                 checkpoint.save_weights(
                     path, best["weights"], {"model": self._config.model, "epoch": str(best["epoch"]), "sha256": digest}
                 )
-            self._write_history()
+            self._write_history(draw=True)
             results = {
                 "ending": ending.value,
                 "epochs": len(state.history),
@@ -433,17 +435,19 @@ class _Trainer:
             seconds=state.seconds,
         )
 
-    def _write_history(self) -> None:
+    def _write_history(self, draw: bool) -> None:
         if not self._state.history:
             return
         curves.write_log(self._folder, self._state.history)
-        curves.draw_curves(
-            self._folder / curves.CURVES,
-            self._state.history,
-            self._task.monitor,
-            self._task.training_monitor,
-            self._state.best.get("epoch"),
-        )
+        if draw:
+            self._last_figure = time.monotonic()
+            curves.draw_curves(
+                self._folder / curves.CURVES,
+                self._state.history,
+                self._task.monitor,
+                self._task.training_monitor,
+                self._state.best.get("epoch"),
+            )
 
     # -- events
 
@@ -461,7 +465,7 @@ class _Trainer:
     def _tell_epoch(self, row: Mapping[str, float]) -> None:
         if not self._group.is_main:
             return
-        self._write_history()
+        self._write_history(draw=time.monotonic() - self._last_figure > _SECONDS_BETWEEN_FIGURES)
         epoch = int(row["epoch"])
         for key, value in row.items():
             series, _, name = key.partition("_")

@@ -56,7 +56,7 @@ def test_each_transform_changes_images_and_keeps_their_range(name: str) -> None:
     varied, moved = Augmentation(AugmentationConfig(**{name: 1.0}), 0)(image, mask, [0, 1, 2, 3])
     assert not torch.equal(varied, image)
     assert torch.equal(image, before), "the input was changed"
-    assert torch.isfinite(varied).all() and 0 <= varied.min() and varied.max() <= 1
+    assert torch.isfinite(varied).all() and varied.min() >= 0 and varied.max() <= 1
     assert set(moved.unique().tolist()) <= {0.0, 1.0}
     is_spatial = name in {"rotation_p", "scale_p", "elastic_p", "crop_p", "mirror_p"}
     assert torch.equal(moved, mask) is not is_spatial

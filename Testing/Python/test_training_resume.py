@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 from LiverMarginLib.errors import InputError, ResourceError  # noqa: E402
 from LiverMarginLib.events import CancelToken, Event, Progress  # noqa: E402
 from LiverMarginLib.training import checkpoint  # noqa: E402
-from LiverMarginLib.training.checkpoint import load_checkpoint, save_checkpoint, write_atomically  # noqa: E402
+from LiverMarginLib.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from LiverMarginLib.training.config import Decay, OptimiserConfig, OptimiserKind, ScheduleConfig  # noqa: E402
 from LiverMarginLib.training.determinism import rng_state, set_rng_state, weights_hash  # noqa: E402
 from LiverMarginLib.training.trainer import Ending, TrainResult, train  # noqa: E402
@@ -32,7 +32,9 @@ def final_weights(folder: Path) -> str:
     """The hash of everything that a training ends with, not only of its best weights."""
     saved = load_checkpoint(folder)
     assert saved is not None
-    return weights_hash({**saved["engine"]["model"], **{f"average.{k}": v for k, v in saved["engine"]["average"].items()}})
+    return weights_hash(
+        {**saved["engine"]["model"], **{f"average.{k}": v for k, v in saved["engine"]["average"].items()}}
+    )
 
 
 def run(out: Path, on_event=lambda event: None, cancel: CancelToken | None = None, **changes: object) -> TrainResult:
@@ -44,9 +46,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
     return run(tmp_path_factory.mktemp("unbroken"))
 
 
-def test_two_runs_of_one_seed_give_the_same_bits_and_another_seed_others(
-    unbroken: TrainResult, tmp_path: Path
-) -> None:
+def test_two_runs_of_one_seed_give_the_same_bits_and_another_seed_others(unbroken: TrainResult, tmp_path: Path) -> None:
     again = run(tmp_path / "again")
     other = run(tmp_path / "other", seed=1)
     assert final_weights(again.folder) == final_weights(unbroken.folder)
@@ -229,19 +229,12 @@ def test_a_full_disk_leaves_the_previous_checkpoint(
         real(descriptor)
 
     monkeypatch.setattr("LiverMarginLib.training.checkpoint.os.fsync", full)
-    with pytest.raises(ResourceError, match=r"disk is full.*before it is intact.*resume"):
+    with pytest.raises(ResourceError, match=r"disk is full.*free some space.*resume.*before it is intact"):
         run(tmp_path)
     monkeypatch.undo()
-    assert not list(tmp_path.glob(".*part")), "half-written files were left"
+    assert not list(tmp_path.glob(".*")), "half-written files were left"
     assert 0 < load_checkpoint(tmp_path)["state"]["step"] < 12
     assert run(tmp_path, resume=True).weights_sha256 == unbroken.weights_sha256
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_an_unwritable_folder_is_said(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ResourceError, match="could not be written"):
-        write_atomically(tmp_path / "file" / "checkpoint.pt", b"x")
 
 
 def test_a_slice_that_becomes_unreadable_stops_the_training_with_everything_saved(
