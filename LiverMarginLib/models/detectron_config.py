@@ -135,7 +135,6 @@ class SolverOptions:
     weight_decay: float = 1e-4
     warmup: int = 1000
     cosine: bool = False
-    clip_norm: float | None = None
     mixed_precision: bool = False
     device: str = "cpu"
     seed: int = 0
@@ -263,10 +262,6 @@ def _set_solver(cfg: CfgNode, solver: SolverOptions) -> None:
     cfg.SOLVER.STEPS = tuple(sorted({max(1, round(share * solver.iterations)) for share in solver.rate_steps}))
     cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR" if solver.cosine else "WarmupMultiStepLR"
     cfg.SOLVER.AMP.ENABLED = solver.mixed_precision
-    if solver.clip_norm is not None:
-        cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
-        cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
-        cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = solver.clip_norm
 
 
 def build_model(cfg: CfgNode) -> nn.Module:

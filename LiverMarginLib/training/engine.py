@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from LiverMarginLib.errors import ResourceError
-from LiverMarginLib.training.config import OptimiserConfig, Precision, TrainConfig
+from LiverMarginLib.training.config import OptimiserConfig, Precision, ScheduleConfig, TrainConfig
 from LiverMarginLib.training.distributed import Group
 from LiverMarginLib.training.loader import Batch
 from LiverMarginLib.training.schedule import LearningRate, build_optimiser
@@ -90,10 +90,16 @@ class Engine:
         if group.world > 1:
             ids = [device] if device.type == "cuda" else None
             self._trained = DistributedDataParallel(self.model, device_ids=ids)
-        self._optimiser = build_optimiser(self._config, self.model.parameters())
-        self.learning_rate = LearningRate(self._optimiser, config.schedule, total_steps)
+        self._optimiser = self._make_optimiser()
+        self.learning_rate = self._make_learning_rate(config.schedule, total_steps)
         # Only float16 has so few exponents that small gradients vanish without scaling.
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._autocast is torch.float16)
+
+    def _make_optimiser(self) -> torch.optim.Optimizer:
+        return build_optimiser(self._config, self.model.parameters())
+
+    def _make_learning_rate(self, schedule: ScheduleConfig, total_steps: int) -> LearningRate:
+        return LearningRate(self._optimiser, schedule, total_steps)
 
     @property
     def evaluated(self) -> nn.Module:

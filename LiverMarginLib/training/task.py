@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor, nn
@@ -13,6 +14,12 @@ from LiverMarginLib.errors import InputError
 from LiverMarginLib.training.config import TrainConfig
 from LiverMarginLib.training.data import SliceSource
 from LiverMarginLib.training.loader import Batch, Item
+
+if TYPE_CHECKING:
+    import torch
+
+    from LiverMarginLib.training.distributed import Group
+    from LiverMarginLib.training.engine import Engine
 
 Sums = Mapping[str, np.ndarray]
 Scores = dict[str, float]
@@ -40,6 +47,12 @@ class Task(ABC):
     @abstractmethod
     def build_model(self) -> nn.Module:
         """Make the untrained network."""
+
+    def engine(self, device: torch.device, group: Group, total_steps: int) -> Engine:
+        """Make what learns from this task's batches; tasks that another library trains bring their own."""
+        from LiverMarginLib.training.engine import Engine
+
+        return Engine(self, self.config, device, group, total_steps)
 
     @abstractmethod
     def read_training(self, source: SliceSource, index: int, sample: int) -> Item:
@@ -83,6 +96,7 @@ class Task(ABC):
 _TASKS: dict[str, str] = {
     "unet": "LiverMarginLib.training.segmentation:SegmentationTask",
     "dncnn-sr": "LiverMarginLib.training.restoration:RestorationTask",
+    "detectron2": "LiverMarginLib.training.detectron_task:DetectronTask",
 }
 
 

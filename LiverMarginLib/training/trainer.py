@@ -37,7 +37,7 @@ from LiverMarginLib.training.determinism import (
     weights_hash,
 )
 from LiverMarginLib.training.distributed import Group, check_batch, process_group
-from LiverMarginLib.training.engine import Engine, choose_device
+from LiverMarginLib.training.engine import choose_device
 from LiverMarginLib.training.interruption import stopping_on_signals
 from LiverMarginLib.training.loader import Batch, BatchLoader, SampleOrder
 from LiverMarginLib.training.manifest import run_manifest, write_manifest
@@ -190,7 +190,7 @@ class _Trainer:
         self._steps_per_epoch = config.steps_per_epoch or max(1, len(self._order) // config.batch)
         self._total_steps = config.epochs * self._steps_per_epoch
         self._device = choose_device(config.device, group)
-        self._engine = Engine(task, config, self._device, group, self._total_steps)
+        self._engine = task.engine(self._device, group, self._total_steps)
         self._workers = _workers(config.workers, self._device, group)
         self._validation = None
         if source_val is not None and len(source_val):
