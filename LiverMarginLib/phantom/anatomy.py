@@ -15,7 +15,7 @@ from LiverMarginLib.phantom.fields import rotation
 from LiverMarginLib.phantom.gut import draw_colon, draw_small_bowel, draw_stomach
 from LiverMarginLib.phantom.lesions import draw_lesions
 from LiverMarginLib.phantom.liver import Liver, LiverShape
-from LiverMarginLib.phantom.options import Arms, PhantomOptions, Region
+from LiverMarginLib.phantom.options import Arms, PhantomOptions, Region, check_seed
 from LiverMarginLib.phantom.organs import ORGANS, Organ
 from LiverMarginLib.phantom.skeleton import Skeleton
 from LiverMarginLib.phantom.splines import SplineField
@@ -84,6 +84,7 @@ def make_anatomy(seed: int, options: PhantomOptions) -> Anatomy:
     -------
     Anatomy
     """
+    check_seed(seed)
     rng = np.random.default_rng([seed, 1])
     findings = _draw_findings(rng, options)
     torso = Torso.draw(rng, options.fat_mm, findings["effusion"])
@@ -97,7 +98,7 @@ def make_anatomy(seed: int, options: PhantomOptions) -> Anatomy:
         ascites=findings["ascites"],
     )
     front = -(82 * torso.depth + 0.8 * torso.belly)
-    liver = Liver.draw(rng, shape)
+    liver = Liver.draw(rng, shape, torso.dome_right)
     parts: list[Part] = [torso, Skeleton.draw(rng, torso), Retroperitoneum.draw(rng, torso), GreatVessels.draw(rng)]
     parts += [Kidney.draw(rng, -1.0), Kidney.draw(rng, 1.0), Heart.draw(rng, torso.dome_middle), liver]
     rest: list[Part] = [Spleen.draw(rng, findings["cirrhosis"]), *draw_stomach(rng, front), Pancreas.draw(rng)]

@@ -12,7 +12,7 @@ from LiverMarginLib.phantom.acquisition import Acquisition, texture
 from LiverMarginLib.phantom.anatomy import Anatomy, make_anatomy
 from LiverMarginLib.phantom.appearance import Appearance
 from LiverMarginLib.phantom.fields import FloatArray
-from LiverMarginLib.phantom.options import PhantomOptions
+from LiverMarginLib.phantom.options import PhantomOptions, check_seed
 from LiverMarginLib.volume import IntensityKind, LabelMap, Modality, Volume
 
 
@@ -74,6 +74,7 @@ def render(anatomy: Anatomy, seed: int, options: PhantomOptions | None = None) -
     dict
         What was drawn.
     """
+    check_seed(seed)
     options = options or PhantomOptions()
     rng = np.random.default_rng([seed, 3])
     steatosis = bool(anatomy.description["findings"]["steatosis"])

@@ -54,7 +54,7 @@ class LiverShape:
         ascites: bool,
     ) -> LiverShape:
         """Draw a liver with the given variants."""
-        size = float(np.clip(rng.normal(1.0, 0.07), 0.8, 1.22))
+        size = float(np.clip(rng.normal(0.95, 0.07), 0.78, 1.18))
         shrink = 0.9 if cirrhosis else 1.0
         return cls(
             scale=size if scale is None else scale,
@@ -80,7 +80,7 @@ class LiverShape:
 
 @dataclass(frozen=True)
 class Liver:
-    """The liver with its vessels and the gallbladder."""
+    """The liver with its vessels and the gallbladder, under a diaphragm whose right dome lies at `dome` mm."""
 
     shape: LiverShape
     gallbladder: Tube | None
@@ -88,9 +88,10 @@ class Liver:
     trunk: Tube
     portal: list[Tube]
     veins: list[Tube]
+    dome: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, shape: LiverShape) -> Liver:
+    def draw(cls, rng: np.random.Generator, shape: LiverShape, dome: float) -> Liver:
         """Draw vessels and gallbladder that fit a liver."""
         s = shape.scale
         gallbladder = None
@@ -107,7 +108,7 @@ class Liver:
                     for _ in range(rng.integers(1, 5))
                 )
         portal, trunk = _draw_portal(rng, s)
-        return cls(shape, gallbladder, stones, trunk, portal, _draw_veins(rng, s))
+        return cls(shape, gallbladder, stones, trunk, portal, _draw_veins(rng, s), dome)
 
     def field(self, canvas: Canvas, box: tuple[slice, slice, slice]) -> FloatArray:
         """Distance to the liver before its neighbours press on it."""
@@ -118,7 +119,9 @@ class Liver:
         fine = canvas.noise(30, box)
         wave = p.waviness * rough + 0.3 * p.waviness * fine
 
-        right = ellipsoid(x, y, z, np.array([-78, 4, 2]) * s, np.array([80, 100, 112 * p.right]) * s)
+        # Upwards the right lobe always reaches the dome of the diaphragm, which then cuts it.
+        height = np.where(z > 0, z * np.float32(112 * p.right * s / (self.dome + 32)), z)
+        right = ellipsoid(x, y, height, np.array([-78, 4, 0]) * s, np.array([80, 100, 112 * p.right]) * s)
         a = np.radians(p.tilt)
         lower = np.float32(np.cos(a)) * (x + 30 * s) - np.float32(np.sin(a)) * (z + p.lift)
         # Concave below: the anterior edge hangs lower than the middle of the visceral surface.

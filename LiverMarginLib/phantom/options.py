@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -102,13 +103,13 @@ class PhantomOptions:
 
     def __post_init__(self) -> None:
         shape, spacing = tuple(self.shape), tuple(self.spacing)
-        if len(shape) != 3 or any(not isinstance(n, int) or n < 1 for n in shape):
+        if len(shape) != 3 or any(not isinstance(n, numbers.Integral) or n < 1 for n in shape):
             raise InputError(f"A phantom's shape is three whole numbers of voxels (k, j, i), each 1 or more, not {shape}.")
         if math.prod(shape) > 2**31:
             raise InputError(f"A phantom of {shape} voxels is too large; ask for fewer than 2147483648 voxels.")
         if len(spacing) != 3 or any(not math.isfinite(s) or not 0.1 <= s <= 50 for s in spacing):
             raise InputError(f"A phantom's spacing is three lengths (k, j, i) from 0.1 to 50 mm, not {spacing}.")
-        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "shape", tuple(int(n) for n in shape))
         object.__setattr__(self, "spacing", tuple(float(s) for s in spacing))
         for name, kind in (("region", Region), ("phase", Phase), ("arms", Arms)):
             value = getattr(self, name)
@@ -132,3 +133,15 @@ class PhantomOptions:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and low <= value <= high):
                 raise InputError(f"A phantom's {name} lies from {low} to {high}, so {value} cannot be used.")
+
+
+def check_seed(seed: object) -> None:
+    """Refuse what is not a seed.
+
+    Raises
+    ------
+    InputError
+        If `seed` is not a whole number of 0 or more.
+    """
+    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool) or seed < 0:
+        raise InputError(f"A phantom's seed is a whole number of 0 or more, not {seed!r}.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from LiverMarginLib.phantom.canvas import Canvas
+from LiverMarginLib.phantom.canvas import Box, Canvas
 from LiverMarginLib.phantom.fields import FloatArray, capsule, ellipsoid, rotation, rounded_box, smooth_min
 from LiverMarginLib.phantom.organs import Organ
 from LiverMarginLib.phantom.tissues import Tissue
@@ -63,16 +63,16 @@ class Skeleton:
         self._paint_spine(canvas)
         self._paint_pelvis(canvas)
 
-    def _shell(self, canvas: Canvas, distance: FloatArray, box: tuple[slice, slice, slice], organ: Organ) -> None:
+    def _shell(self, canvas: Canvas, distance: FloatArray, box: Box, organ: Organ, solid: bool = True) -> None:
         cortical = canvas.palette.add(Tissue.CORTICAL_BONE, organ)
         trabecular = canvas.palette.add(Tissue.TRABECULAR_BONE, organ)
-        canvas.paint(cortical, distance, box)
+        canvas.paint(cortical, distance, box, solid=solid)
         canvas.paint(trabecular, distance + _CORTEX, box, over=canvas.fill([organ]), solid=False)
 
     def _paint_ribs(self, canvas: Canvas) -> None:
         ellipse, cosine = canvas.fields["ellipse"], canvas.fields["cosine"]
         cavity = canvas.fields["cavity"]
-        ribs = np.full(canvas.shape, 3, dtype=np.float32)
+        ribs = np.full(canvas.shape, 8, dtype=np.float32)
         band = np.nonzero((cavity > -3) & (ellipse < 15) & (np.abs(canvas.x) > 15) & (cavity < 17))
         if not band[0].size:
             return
@@ -91,10 +91,11 @@ class Skeleton:
         gristle = np.minimum((c + 0.42) * 30, (above - 42) / 4)
         gristle = np.maximum(gristle, (c + 0.08) * 30)  # only in front of the flank
         gristle = np.where(c < -0.93, -3, gristle)  # true ribs meet the sternum by cartilage
-        ribs[band] = np.minimum(np.maximum(d, -gristle), 3)
-        self._shell(canvas, ribs, WHOLE, Organ.RIB)
-        ribs[band] = np.minimum(np.maximum(d - 0.8, gristle), 3)
-        canvas.paint(canvas.palette.add(Tissue.CARTILAGE, Organ.CARTILAGE), ribs, WHOLE, over=canvas.fill([Organ.MUSCLE]))
+        ribs[band] = np.minimum(np.maximum(d, -gristle), 8)
+        self._shell(canvas, ribs, WHOLE, Organ.RIB, solid=False)  # they lie in the wall, out of every organ's way
+        ribs[band] = np.minimum(np.maximum(d - 0.8, gristle), 8)
+        cartilage = canvas.palette.add(Tissue.CARTILAGE, Organ.CARTILAGE)
+        canvas.paint(cartilage, ribs, WHOLE, over=canvas.fill([Organ.MUSCLE]), solid=False)
 
     def _paint_sternum(self, canvas: Canvas) -> None:
         box = canvas.box((-32, -160, 35), (32, -50, 260))

@@ -78,7 +78,7 @@ def paint_tubes(
     over: npt.NDArray[np.bool_] | None = None,
     solid: bool = False,
 ) -> None:
-    """Paint many thin tubes segment by segment, each in its own small box."""
+    """Paint many thin tubes segment by segment, each in its own small box; those far thinner than a voxel are left out."""
     if not tubes or not canvas.detail:
         return
     points = np.concatenate([t.points for t in tubes])
@@ -86,11 +86,12 @@ def paint_tubes(
     low = [float(a[0]) - 15 for a in canvas.axes][::-1]
     high = [float(a[-1]) + 15 for a in canvas.axes][::-1]
     visible = np.all((grid >= low) & (grid <= high), axis=1)
+    thinnest = 0.2 * float(canvas.axes[2][1] - canvas.axes[2][0]) if len(canvas.axes[2]) > 1 else 0.0
     start = 0
     for tube in tubes:
         for n in range(len(tube.points) - 1):
             m = start + n
-            if not (visible[m] or visible[m + 1]):
+            if tube.radii[n] < thinnest or not (visible[m] or visible[m + 1]):
                 continue
             box = canvas.box_of_grid(grid[m : m + 2], float(max(tube.radii[n], tube.radii[n + 1])) * 1.15 + 3)
             if box is None:

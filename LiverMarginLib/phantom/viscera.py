@@ -82,7 +82,7 @@ class Kidney:
             lobes=int(rng.integers(6, 9)),
             cyst=cyst,  # type: ignore[arg-type]
             pelvis=float(rng.uniform(3, 7)),
-            adrenal=float(rng.uniform(2.0, 3.6)),
+            adrenal=float(rng.uniform(3.0, 5.0)),
         )
 
     def paint(self, canvas: Canvas) -> None:
