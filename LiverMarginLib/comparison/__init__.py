@@ -5,7 +5,7 @@ writes it. Definitions and policies: docs/metrics.md.
 """
 
 from LiverMarginLib.comparison.batch import CaseInput, compare_cases
-from LiverMarginLib.comparison.cases import compare_case
+from LiverMarginLib.comparison.cases import case_masks, compare_case
 from LiverMarginLib.comparison.ranking import (
     RankedSlice,
     median_slices,
@@ -57,6 +57,7 @@ __all__ = [
     "Value",
     "WilcoxonResult",
     "agreement_columns",
+    "case_masks",
     "compare_case",
     "compare_cases",
     "compare_readers",

@@ -17,12 +17,12 @@ from LiverMarginLib.comparison.result import (
     Value,
     slice_status,
 )
-from LiverMarginLib.comparison.settings import CompareSettings, suffix
+from LiverMarginLib.comparison.settings import CompareSettings, patient_columns, suffix
 from LiverMarginLib.comparison.where import errors_by_region
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import CancelToken, Notice, OnEvent, Progress, ignore
 from LiverMarginLib.metrics.boundary import BoundaryCounts, Width
-from LiverMarginLib.metrics.overlap import Overlap, SliceDetection
+from LiverMarginLib.metrics.overlap import BoolArray, Overlap, SliceDetection
 from LiverMarginLib.metrics.slicepass import Extent, Labelled
 from LiverMarginLib.metrics.suite import MarginErrors, Measures, measure
 from LiverMarginLib.volume import Geometry, LabelMap, axial_view
@@ -123,38 +123,60 @@ def compare_case(
         official,
         settings,
         {
-            name: _describe(name, m, result.extent, grid, official, settings, notes[name], predictions[name].provenance)
-            for name, m in result.measures.items()
+            name: PredictionComparison(
+                model=name,
+                labels=masks[name].labels,
+                notes=tuple(notes[name]),
+                provenance=predictions[name].provenance,
+                **_numbers(measures, result.extent, grid, official, settings),
+            )
+            for name, measures in result.measures.items()
         },
     )
 
 
-def _describe(
-    name: str,
-    measures: Measures,
-    extent: Extent | None,
-    grid: Geometry,
-    official: Width,
-    settings: CompareSettings,
-    notes: list[str],
-    provenance: Mapping[str, Any],
-) -> PredictionComparison:
+def case_masks(
+    case: CaseComparison, reference: LabelMap, predictions: Mapping[str, LabelMap]
+) -> tuple[BoolArray, dict[str, BoolArray]]:
+    """The masks that were compared, for drawing: on the case's grid, in the axial view.
+
+    Parameters
+    ----------
+    case : CaseComparison
+        Of these very label maps.
+    reference : LabelMap
+    predictions : mapping of str to LabelMap
+
+    Returns
+    -------
+    reference : ndarray of bool, shape (k, j, i)
+    predictions : dict of str to ndarray of bool, shape (k, j, i)
+    """
+
+    def mask(labels: LabelMap, values: tuple[int, ...], name: str) -> BoolArray:
+        return np.isin(align(labels, case.geometry, name)[0], values)
+
+    return mask(reference, case.labels, "reference"), {
+        name: mask(predictions[name], p.labels, name) for name, p in case.predictions.items()
+    }
+
+
+def _numbers(
+    measures: Measures, extent: Extent | None, grid: Geometry, official: Width, settings: CompareSettings
+) -> dict[str, Any]:
     boundaries = {"": measures.boundaries[official], **{suffix(w): measures.boundaries[w] for w in settings.widths}}
     scores = score_counts(measures.overlap, boundaries)
     detection = SliceDetection.from_overlap(measures.overlap)
-    return PredictionComparison(
-        model=name,
-        slices=_slice_table(measures, scores, grid, official),
-        values=_patient_values(measures, boundaries, detection, grid, settings),
-        slice_means={key: mean_of(values) for key, values in scores.items()},
-        detection=detection,
-        where=errors_by_region(measures, extent, grid.voxel_volume),
-        overlap=measures.overlap,
-        boundaries=measures.boundaries,
-        margin=measures.margin,
-        notes=tuple(notes),
-        provenance=provenance,
-    )
+    return {
+        "slices": _slice_table(measures, scores, grid, official),
+        "values": _patient_values(measures, boundaries, detection, grid, settings),
+        "slice_means": {key: mean_of(values) for key, values in scores.items()},
+        "detection": detection,
+        "where": errors_by_region(measures, extent, grid.voxel_volume),
+        "overlap": measures.overlap,
+        "boundaries": measures.boundaries,
+        "margin": measures.margin,
+    }
 
 
 def score_counts(overlap: Overlap, boundaries: Mapping[str, BoundaryCounts]) -> dict[str, FloatArray]:
@@ -231,7 +253,7 @@ def _patient_values(
     values["slice_sensitivity"] = (detection.sensitivity(), tp + fn, "slices")
     values["slice_specificity"] = (detection.specificity(), tn + fp, "slices")
     values["slice_precision"] = (detection.precision(), tp + fp, "slices")
-    return {key: Value(*value) for key, value in values.items()}
+    return {key: Value(*values[key]) for key in patient_columns(settings)}
 
 
 def _slice_table(measures: Measures, scores: dict[str, FloatArray], grid: Geometry, official: Width) -> SliceTable:

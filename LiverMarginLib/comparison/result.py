@@ -126,6 +126,8 @@ class PredictionComparison:
     ----------
     model : str
         Name of the prediction.
+    labels : tuple of int
+        Label values of the prediction that were compared.
     slices : SliceTable
     values : mapping of str to Value
         The patient's numbers, from all its voxels together; keys are those of
@@ -149,6 +151,7 @@ class PredictionComparison:
     """
 
     model: str
+    labels: tuple[int, ...]
     slices: SliceTable
     values: Mapping[str, Value]
     slice_means: Mapping[str, Estimate]

@@ -77,6 +77,7 @@ def case_to_dict(case: CaseComparison) -> dict[str, Any]:
         "settings": dataclasses.asdict(case.settings),
         "predictions": {
             name: {
+                "labels": p.labels,
                 "slices": dict(p.slices.columns),
                 "values": {key: dataclasses.asdict(v) for key, v in p.values.items()},
                 "slice_means": {key: dataclasses.asdict(m) for key, m in p.slice_means.items()},
@@ -128,6 +129,7 @@ def _prediction(name: str, values: Mapping[str, Any]) -> PredictionComparison:
         boundaries[Width(**entry["width"])] = BoundaryCounts(band=_overlap(entry["counts"]["band"]), **counts)
     return PredictionComparison(
         name,
+        tuple(values["labels"]),
         SliceTable({key: _array(column) for key, column in values["slices"].items()}),
         {key: Value(**_numbers(v)) for key, v in values["values"].items()},
         {key: Estimate(**_numbers(m)) for key, m in values["slice_means"].items()},

@@ -179,6 +179,7 @@ def _prediction(prediction: PredictionComparison) -> dict[str, Any]:
         return [dataclasses.asdict(r) for r in ranked]
 
     return {
+        "labels": prediction.labels,
         "slices": dataclasses.asdict(prediction.detection),
         "values": {key: dataclasses.asdict(value) for key, value in prediction.values.items()},
         "slice_means": {key: dataclasses.asdict(mean) for key, mean in prediction.slice_means.items()},
