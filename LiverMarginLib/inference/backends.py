@@ -43,8 +43,9 @@ class TorchSegmenter:
             torch.set_num_threads(threads)
         self._manifest = bundle.manifest
         self._sigmoid = bundle.architecture.activation is Activation.SIGMOID
-        # Channels last: about twice as fast on a CPU.
-        self._module = bundle.torch_module().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Channels last is about twice as fast on a CPU and on CUDA's tensor cores; MPS has no kernels for it.
+        self._memory_format = torch.contiguous_format if device == "mps" else torch.channels_last
+        self._module = bundle.torch_module().to(device).to(memory_format=self._memory_format)  # type: ignore[call-overload]
         self.device = device
         self.runtime = f"torch {torch.__version__}"
         self.input_size = _slice_size(bundle.manifest)
@@ -56,7 +57,7 @@ class TorchSegmenter:
 
         try:
             with torch.inference_mode():
-                image = torch.from_numpy(batch).to(device=self.device, memory_format=torch.channels_last)
+                image = torch.from_numpy(batch).to(device=self.device, memory_format=self._memory_format)
                 output = self._module(image)
                 if self._sigmoid:
                     output = torch.sigmoid_(output)

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from LiverMarginLib.errors import BundleError
-from LiverMarginLib.models.json_reader import JsonObject, JsonProblem
+from LiverMarginLib.models.json_reader import JsonProblem
 from LiverMarginLib.models.manifest import Manifest, ManifestError
 
 
@@ -63,11 +63,14 @@ def resolve(reference: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-_ARCHITECTURES: dict[str, Architecture] = {}
+# Each entry stands in a module of its own, which must import without torch, and is looked at when it is asked for.
+_ARCHITECTURES: dict[str, Architecture | str] = {
+    "unet": "LiverMarginLib.models.unet_architecture:UNET",
+}
 
 
 def register(architecture: Architecture) -> None:
-    """Make an architecture known; a later one of the same name replaces the earlier."""
+    """Make a further architecture known to this process; it replaces one of the same name."""
     _ARCHITECTURES[architecture.name] = architecture
 
 
@@ -79,14 +82,15 @@ def find_architecture(name: str) -> Architecture:
     BundleError
         If none is.
     """
-    try:
-        return _ARCHITECTURES[name]
-    except KeyError:
+    entry = _ARCHITECTURES.get(name)
+    if entry is None:
         known = ", ".join(sorted(_ARCHITECTURES))
         raise BundleError(
             f"The model's architecture {name!r} is not known to this LiverMargin, which knows {known}; "
             "update LiverMargin or choose another model."
-        ) from None
+        )
+    architecture: Architecture = resolve(entry) if isinstance(entry, str) else entry
+    return architecture
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -101,31 +105,3 @@ def check_manifest(manifest: Manifest) -> None:
         find_architecture(manifest.architecture).check(manifest)
     except JsonProblem as problem:
         raise ManifestError(str(problem)) from problem
-
-
-def _check_unet(manifest: Manifest) -> None:
-    parameters = JsonObject(dict(manifest.parameters), "the U-Net's parameters")
-    widths = parameters.integers("widths")
-    if not 1 <= len(widths) <= 8 or not all(1 <= width <= 2048 for width in widths):
-        raise ManifestError("the U-Net's widths must be one to eight numbers from 1 to 2048")
-    if parameters.integer("in_channels") != manifest.channels:
-        raise ManifestError("the U-Net's in_channels contradict the context slices")
-    if parameters.integer("classes") != len(manifest.labels):
-        raise ManifestError("the U-Net's classes contradict the labels")
-    deepest = 1 + (len(widths) - 1) // 2  # the rate grows with the depth, see UNet
-    if not 0 <= parameters.number("dropout") * deepest < 1:
-        raise ManifestError("the U-Net's dropout would reach 1 at its deepest level or is negative")
-    parameters.finish()
-    step = 2 ** (len(widths) - 1)
-    if manifest.volumetric or any(side % step for side in manifest.input_size):
-        raise ManifestError(f"the U-Net's input must be a slice with sides divisible by {step}")
-
-
-register(
-    Architecture(
-        name="unet",
-        check=_check_unet,
-        segmenter="LiverMarginLib.inference.backends:load_dense",
-        module="LiverMarginLib.models.unet:UNet",
-    )
-)

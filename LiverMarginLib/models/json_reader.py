@@ -42,8 +42,12 @@ class JsonObject:
         except KeyError:
             raise JsonProblem(f"{self._where} has no {key!r}") from None
 
-    def __contains__(self, key: str) -> bool:
-        return self._left.get(key) is not None
+    def null(self, key: str) -> bool:
+        """Whether the value is null, which is then taken."""
+        if key in self._left and self._left[key] is None:
+            del self._left[key]
+            return True
+        return False
 
     def text(self, key: str) -> str:
         """A string."""
@@ -100,10 +104,6 @@ class JsonObject:
     def object(self, key: str) -> JsonObject:
         """An object that is read in its turn."""
         return JsonObject(self._take(key), f"{key!r}")
-
-    def skip(self, key: str) -> None:
-        """Drop a key that is there without a value."""
-        self._take(key)
 
     def finish(self) -> None:
         """Refuse keys that nobody asked for: a misspelt key would otherwise be a silent default."""

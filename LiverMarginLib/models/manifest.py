@@ -304,13 +304,9 @@ def check_schema_version(version: int) -> None:
 
 def _read_manifest(root: JsonObject) -> Manifest:
     window, post = root.object("window"), root.object("postprocessing")
-    spacing: tuple[float, ...] | None = None
-    if "spacing" in root:
-        spacing = root.numbers("spacing")
-        if len(spacing) != 3:
-            raise JsonProblem("'spacing' is not three numbers")
-    else:
-        root.skip("spacing")
+    spacing = None if root.null("spacing") else root.numbers("spacing")
+    if spacing is not None and len(spacing) != 3:
+        raise JsonProblem("'spacing' is not three numbers")
     manifest = Manifest(
         name=root.text("name"),
         version=root.text("version"),
@@ -347,21 +343,17 @@ def _read_segment(values: JsonObject) -> Segment:
     colour = values.integers("colour")
     if len(colour) != 3 or not all(0 <= part <= 255 for part in colour):
         raise JsonProblem("a label's colour is not three numbers from 0 to 255")
-    terminology = None
-    if "terminology" in values:
-        terms = values.object("terminology")
-        category, kind = _read_code(terms.object("category")), _read_code(terms.object("type"))
-        if "region" in terms:
-            terminology = Terminology(category, kind, _read_code(terms.object("region")))
-        else:
-            terms.skip("region")
-            terminology = Terminology(category, kind)
-        terms.finish()
-    else:
-        values.skip("terminology")
+    terminology = None if values.null("terminology") else _read_terminology(values.object("terminology"))
     segment = Segment(values.integer("label"), values.text("name"), colour, terminology)  # type: ignore[arg-type]
     values.finish()
     return segment
+
+
+def _read_terminology(values: JsonObject) -> Terminology:
+    category, kind = _read_code(values.object("category")), _read_code(values.object("type"))
+    region = None if values.null("region") else _read_code(values.object("region"))
+    values.finish()
+    return Terminology(category, kind, region)
 
 
 def _read_code(values: JsonObject) -> Code:

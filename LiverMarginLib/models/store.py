@@ -62,7 +62,14 @@ def model_folders(named: str | os.PathLike[str] | None = None) -> list[Path]:
     list of Path
         `named`; those of the environment variable ``LIVERMARGIN_MODELS`` (separated as in ``PATH``); the user's data
         folder; the shipped bundles, beside the package (source tree, Slicer extension) or inside it (pip).
+
+    Raises
+    ------
+    BundleError
+        If `named` is not a folder.
     """
+    if named is not None and not Path(named).is_dir():
+        raise BundleError(f"The model folder {os.fspath(named)} does not exist; name another.")
     variable = [Path(part) for part in os.environ.get(ENVIRONMENT_VARIABLE, "").split(os.pathsep) if part]
     candidates = [
         *([Path(named)] if named is not None else []),

@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from LiverMarginLib.models.bundle import Bundle
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -48,3 +52,11 @@ def real_data() -> Path:
     folder = real_data_folder()
     assert folder is not None
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of a U-Net of 32 x 32 pixels with random weights, made once; copy its folder to change it."""
+    from model_tools import tiny_bundle
+
+    return tiny_bundle(tmp_path_factory.mktemp("models") / "tiny")

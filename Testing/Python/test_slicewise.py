@@ -2,97 +2,38 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_tools import tiny_bundle, tiny_manifest, tiny_unet
+from model_tools import AXIS_ORDERS_AND_FLIPS, OBLONG, SQUARE, Fake, bare, ct, reoriented
 from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from LiverMarginLib.errors import BundleError, Cancelled, InputError, ResourceError
+from LiverMarginLib.errors import BundleError, Cancelled, ResourceError
 from LiverMarginLib.events import CancelToken, Notice, Progress, SliceReady
 from LiverMarginLib.inference.segmenter import load_segmenter
 from LiverMarginLib.inference.slicewise import POSTPROCESSING, SEGMENTING, SlicewiseOptions, segment_volume
-from LiverMarginLib.models.bundle import Bundle, save_bundle
-from LiverMarginLib.models.manifest import FillHoles, Postprocessing, Window, WindowUnit
+from LiverMarginLib.models.manifest import FillHoles, Postprocessing, Window
 from LiverMarginLib.terminology import LIVER, LIVER_MASS
 from LiverMarginLib.volume import Geometry, IntensityKind, Modality, Volume
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-AXIS_ORDERS_AND_FLIPS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
-# (k, j, i) array with superior, posterior, left axes: what the network sees without any reordering.
-SQUARE = np.diag([-0.8, -0.8, 2.5, 1.0])
-OBLONG = np.diag([-0.8, -0.9, 2.5, 1.0])
+
+@pytest.fixture(scope="module")
+def bundle(tiny_model):
+    return tiny_model
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory) -> Bundle:
-    return tiny_bundle(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def segmenter(bundle):
-    return load_segmenter(bundle, device="cpu", threads=1)
-
-
-def ct(shape=(6, 32, 32), seed=0, matrix=SQUARE, dtype=np.int16, **changes) -> Volume:
-    """Smooth noise in HU between air and bone."""
-    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), (0.5, 2, 2))
-    array = (40 + 900 * noise / np.abs(noise).max()).astype(dtype)
-    return Volume(
-        array, Geometry(shape, matrix), **({"modality": Modality.CT, "intensity": IntensityKind.HU} | changes)
-    )
-
-
-def bare(bundle: Bundle, **changes) -> Bundle:
-    """The same bundle with another manifest, for segmenters that need no weights."""
-    return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, **changes))
-
-
-class Fake:
-    """A segmenter whose probability is the image itself, and which can run out of memory."""
-
-    runtime, classes = "fake 1.0", 1
-
-    def __init__(self, holds=10**6, error=MemoryError, device="cpu", input_size=(32, 32)):
-        self.holds, self.error, self.device, self.input_size = holds, error, device, input_size
-        self.batches = []
-
-    def predict(self, batch):
-        self.batches.append(len(batch))
-        assert batch.dtype == np.float32
-        assert batch.flags.c_contiguous
-        if len(batch) > self.holds:
-            raise self.error("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return batch[:, :1]
+def segmenter(tiny_model):
+    return load_segmenter(tiny_model, device="cpu", threads=1)
 
 
 # ---- orientation
-
-
-def reoriented(volume: Volume, order, signs, rotation: Rotation) -> tuple[Volume, tuple]:
-    """Store the same patient with other array axes (the new axis n is the old order[n]) and turn the patient."""
-    steps = tuple(slice(None, None, sign) for sign in signs)
-    array = np.ascontiguousarray(np.transpose(volume.array, order)[steps])
-    to_old = np.zeros((4, 4))  # new (i, j, k, 1) to old (i, j, k, 1)
-    to_old[3, 3] = 1
-    for new, (old, sign) in enumerate(zip(order, signs, strict=True)):
-        to_old[2 - old, 2 - new] = sign
-        to_old[2 - old, 3] = 0 if sign > 0 else volume.array.shape[old] - 1
-    turn = np.eye(4)
-    turn[:3, :3] = rotation.as_matrix()
-    geometry = Geometry(array.shape, turn @ volume.geometry.ijk_to_ras @ to_old)
-    return dataclasses.replace(volume, array=array, geometry=geometry), (np.argsort(order), steps)
 
 
 @pytest.mark.parametrize(
@@ -340,199 +281,3 @@ def test_other_failures_of_a_runtime_are_not_taken_for_short_memory(bundle):
     with pytest.raises(BundleError, match="The model failed"):
         segment_volume(ct(), bundle, broken)
     assert len(broken.batches) == 1
-
-
-# ---- what goes in
-
-
-def refused(volume, bundle, options=None) -> str:
-    with pytest.raises(InputError) as caught:
-        segment_volume(volume, bundle, Fake(), options)
-    message = caught.value.message
-    assert message.endswith(".")
-    assert "\n" not in message
-    assert caught.value.exit_code == 2
-    return message
-
-
-def constant(value, dtype=np.int16, **kind) -> Volume:
-    return Volume(np.full((3, 8, 8), value, dtype), Geometry((3, 8, 8), SQUARE), **kind)
-
-
-HU = {"modality": Modality.CT, "intensity": IntensityKind.HU}
-
-
-@pytest.mark.parametrize("dtype", [np.int16, np.float32])
-def test_an_image_of_air_or_of_one_value_is_refused(bundle, dtype):
-    assert "same value" in refused(constant(-1000, dtype, **HU), bundle)
-    air = constant(-1000, dtype, **HU)
-    air.array[1] += np.arange(64, dtype=dtype).reshape(8, 8)
-    assert "air" in refused(air, bundle)
-    assert "same value" in refused(constant(np.nan, np.float32, **HU), bundle)
-
-
-def test_an_eight_bit_or_mr_image_is_refused_by_a_ct_model_unless_allowed(bundle):
-    eight = Volume(
-        np.random.default_rng(0).integers(0, 255, (3, 32, 32), np.uint8),
-        Geometry((3, 32, 32), np.diag([-1.0, -1, 1, 1])),
-        Modality.CT,
-        IntensityKind.EIGHT_BIT,
-    )
-    mr = dataclasses.replace(eight, array=eight.array * 1000.0, modality=Modality.MR, intensity=IntensityKind.ARBITRARY)
-    for volume, low, high in ((eight, 0, 255), (mr, *np.percentile(mr.array, (2, 98)))):
-        assert "allow the mismatch" in refused(volume, bundle)
-        events = []
-        result = segment_volume(volume, bundle, Fake(), SlicewiseOptions(allow_mismatch=True), events.append)
-        assert any(isinstance(event, Notice) and "may be wrong" in event.message for event in events)
-        assert result.provenance["options"]["window"] == pytest.approx([low, high])
-        np.testing.assert_array_equal(result.array > 0, volume.array >= (low + high) / 2)
-
-
-def test_hounsfield_units_are_refused_by_an_eight_bit_and_by_an_mr_model(bundle):
-    for kind, window in (
-        (IntensityKind.EIGHT_BIT, Window(0, 255)),
-        (IntensityKind.ARBITRARY, Window(2, 98, WindowUnit.PERCENTILE)),
-    ):
-        model = bare(bundle, modality=Modality.UNKNOWN, input_kind=kind, window=window)
-        assert "Hounsfield" in refused(ct(), model)
-        assert "Hounsfield" in refused(ct(modality=Modality.UNKNOWN, intensity=IntensityKind.ARBITRARY), model)
-
-
-def test_an_unmarked_image_with_the_range_of_a_ct_is_taken_for_one_and_the_user_is_told(bundle):
-    unmarked = ct(modality=Modality.UNKNOWN, intensity=IntensityKind.ARBITRARY)
-    events = []
-    result = segment_volume(unmarked, bundle, Fake(), on_event=events.append)
-    assert any(isinstance(event, Notice) and "Hounsfield" in event.message for event in events)
-    np.testing.assert_array_equal(result.array, segment_volume(ct(), bundle, Fake()).array)
-    positive = dataclasses.replace(unmarked, array=unmarked.array + np.int16(2000))
-    assert "arbitrary units" in refused(positive, bundle)
-
-
-def test_a_window_in_percentiles_is_that_of_the_whole_image_in_every_axis_order(bundle):
-    model = bare(
-        bundle,
-        modality=Modality.MR,
-        input_kind=IntensityKind.ARBITRARY,
-        window=Window(10, 60, WindowUnit.PERCENTILE),
-    )
-    mr = ct((4, 32, 32), modality=Modality.MR, intensity=IntensityKind.ARBITRARY, dtype=np.float32)
-    mr.array[0, 0, 0] = np.nan
-    for order, signs in AXIS_ORDERS_AND_FLIPS[::7]:
-        other, _ = reoriented(mr, order, signs, Rotation.identity())
-        window = segment_volume(other, model, Fake()).provenance["options"]["window"]
-        assert window == pytest.approx(list(np.nanpercentile(mr.array, (10, 60))))
-
-
-def test_voxels_that_are_not_numbers_are_background_and_the_user_is_told(bundle):
-    volume = ct(dtype=np.float32)
-    expected = segment_volume(volume, bundle, Fake()).array.copy()
-    volume.array[2, 3:6, 4:9] = np.nan
-    volume.array[3, 1, 1] = np.inf
-    expected[2, 3:6, 4:9] = 0
-    expected[3, 1, 1] = 1
-    events = []
-    result = segment_volume(volume, bundle, Fake(), on_event=events.append)
-    assert any(isinstance(event, Notice) and event.message.startswith("16 voxels") for event in events)
-    np.testing.assert_array_equal(result.array, expected)
-
-
-def test_a_network_that_gives_no_numbers_is_reported_and_not_taken_for_an_empty_liver(bundle):
-    class Broken(Fake):
-        def predict(self, batch):
-            return np.full_like(batch, np.nan)
-
-    with pytest.raises(BundleError, match="not numbers"):
-        segment_volume(ct(), bundle, Broken())
-
-
-def test_no_liver_is_an_empty_result_with_a_notice(bundle):
-    class Nothing(Fake):
-        def predict(self, batch):
-            return np.zeros_like(batch)
-
-    events = []
-    result = segment_volume(ct(), bundle, Nothing(), on_event=events.append)
-    assert not result.array.any()
-    assert result.segments == (LIVER,)
-    assert "No liver was found in this image." in [e.message for e in events if isinstance(e, Notice)]
-
-
-def test_pixels_of_unknown_size_are_taken_for_square_and_no_millilitres_are_counted(bundle):
-    volume = ct((3, 32, 32), matrix=np.diag([-1.0, -2.0, 1, 1]), spacing_known=False)
-    square = ct((3, 32, 32), matrix=np.diag([-1.0, -1.0, 1, 1]))
-    events = []
-    result = segment_volume(volume, bundle, Fake(), SlicewiseOptions(min_volume_ml=1e6), events.append)
-    np.testing.assert_array_equal(result.array, segment_volume(square, bundle, Fake()).array)
-    assert any(isinstance(event, Notice) and "spacing is not known" in event.message for event in events)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"batch_size": 0},
-        {"threshold": 0},
-        {"threshold": 1},
-        {"threshold": float("nan")},
-        {"min_volume_ml": -1},
-        {"slice_range": (3, 3)},
-        {"slice_range": (-1, 3)},
-        {"slice_range": (0, 7)},
-    ],
-    ids=str,
-)
-def test_options_out_of_their_range_are_refused(bundle, options):
-    with pytest.raises(InputError):
-        segment_volume(ct(), bundle, Fake(), SlicewiseOptions(**options))
-
-
-# ---- memory
-
-MEASURE = """
-import resource, sys, time
-import numpy as np
-from LiverMarginLib.inference.segmenter import load_segmenter
-from LiverMarginLib.inference.slicewise import SlicewiseOptions, segment_volume
-from LiverMarginLib.models.bundle import Bundle
-from LiverMarginLib.models.manifest import FillHoles
-from LiverMarginLib.volume import Geometry, IntensityKind, Modality, Volume
-
-folder, runtime, slices = sys.argv[1], sys.argv[2], int(sys.argv[3])
-rng = np.random.default_rng(0)
-plane = rng.normal(0, 300, (512, 512)).astype(np.float32)
-array = np.empty((slices, 512, 512), np.float32)
-for k in range(slices):
-    array[k] = np.roll(plane, k)
-volume = Volume(array, Geometry(array.shape, np.diag([-0.7, -0.7, 1.0, 1.0])), Modality.CT, IntensityKind.HU)
-bundle = Bundle.load(folder)
-segmenter = load_segmenter(bundle, device="cpu", runtime=runtime)
-start = time.perf_counter()
-options = SlicewiseOptions(largest_component=True, fill_holes=FillHoles.VOLUME)
-result = segment_volume(volume, bundle, segmenter, options)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, array.nbytes, time.perf_counter() - start)
-"""
-
-
-def peak_memory(folder: Path, runtime: str, slices: int) -> tuple[int, int]:
-    """Peak resident bytes of a process that segments, and the bytes of its volume as float32."""
-    command = [sys.executable, "-c", MEASURE, str(folder), runtime, str(slices)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
-    assert done.returncode == 0, done.stderr
-    peak, volume, _ = done.stdout.split()
-    return int(peak), int(volume)
-
-
-@pytest.fixture(scope="module")
-def table_4_bundle(tmp_path_factory) -> Bundle:
-    widths = [16, 32, 64, 128, 256]
-    parameters = {"in_channels": 1, "classes": 1, "widths": widths, "dropout": 0.1}
-    manifest = tiny_manifest(parameters=parameters, input_size=(512, 512))
-    return save_bundle(tmp_path_factory.mktemp("models") / "m", manifest, module=tiny_unet(widths=widths), half=True)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux alone")
-@pytest.mark.parametrize("runtime", ["onnx", "torch"])
-def test_segmenting_600_slices_needs_the_volume_and_one_and_a_half_gigabytes(table_4_bundle, runtime):
-    peak, volume = peak_memory(table_4_bundle.folder, runtime, 600)
-    assert peak < volume + 1.5e9
