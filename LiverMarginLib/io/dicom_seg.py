@@ -142,8 +142,8 @@ def _segmentation(
                 software_versions=__version__,
                 device_serial_number="0",  # required by the standard; software has none
                 content_label="SEGMENTATION",
-                content_description=names[:_LONG_STRING],
-                series_description=f"Segmentation: {names}"[:_LONG_STRING],
+                content_description=_text(names),
+                series_description=_text(f"Segmentation: {names}"),
                 pixel_measures=_pixel_measures(series),
                 transfer_syntax_uid=ExplicitVRLittleEndian,
                 specific_character_set="ISO_IR 192",  # UTF-8: a segment's name need not fit the source's set
@@ -198,16 +198,16 @@ def _description(number: int, row: TableRow, labels: LabelMap) -> hd.seg.Segment
     identification = None
     if made_by is not None:
         identification = hd.AlgorithmIdentificationSequence(
-            name=made_by.name[:_LONG_STRING],
+            name=_text(made_by.name),
             family=codes.cid7162.ArtificialIntelligence,
-            version=made_by.version[:_LONG_STRING],
+            version=_text(made_by.version),
             source="LiverMargin",
             parameters={"provenance": provenance_text(labels.provenance)},
         )
     region = terminology.region if terminology else None
     return hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=segment.name[:_LONG_STRING],
+        segment_label=_text(segment.name) or f"Segment_{segment.label}",
         segmented_property_category=_code(terminology.category if terminology else _TISSUE),
         segmented_property_type=_code(terminology.type if terminology else _TISSUE),
         algorithm_type="AUTOMATIC" if made_by else "MANUAL",
@@ -218,4 +218,9 @@ def _description(number: int, row: TableRow, labels: LabelMap) -> hd.seg.Segment
 
 
 def _code(code: Code) -> DicomCode:
-    return DicomCode(code.value, code.scheme, code.meaning[:_LONG_STRING])
+    return DicomCode(code.value, code.scheme, _text(code.meaning))
+
+
+def _text(text: str) -> str:
+    """A value of DICOM's type LO: one line of 64 characters without the backslash that separates values."""
+    return " ".join(text.replace("\\", "/").split())[:_LONG_STRING].rstrip()

@@ -295,6 +295,15 @@ def test_headers_emptied_by_de_identification_are_completed(tmp_path, caplog):
     assert segmentation.StudyInstanceUID and segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID
 
 
+@pytest.mark.parametrize(
+    ("name", "label"), [("left\\right\nlobe", "left/right lobe"), ("x" * 80, "x" * 64), (" ", "Segment_1")]
+)
+def test_names_that_dicom_cannot_hold_are_fitted(tmp_path, series, name, label):
+    labels = LabelMap(example().array, example().geometry, (replace(LIVER, name=name),))
+    (path,) = write_labelmap(labels, tmp_path / "out.dcm", source=series[1])
+    assert pydicom.dcmread(path).SegmentSequence[0].SegmentLabel == label
+
+
 @pytest.mark.filterwarnings("ignore:Invalid value for VR")  # said by pydicom when the test makes the headers
 def test_a_broken_header_is_one_sentence_without_the_patient(tmp_path):
     write_series(tmp_path / "series", example().geometry, PatientSex="female", ReferringPhysicianName=None)
