@@ -213,7 +213,8 @@ def _read_mask(case: Case, index: int, name: str, found: _Findings) -> npt.NDArr
         read = _attempt(found, lambda: masks.read_encodings(index))
         if read is None:
             return None
-        found.disagreements += [f"{name}: {said}" for said in read.disagreements]
+        if read.disagreements:
+            found.disagreements.append(f"{name}: {', '.join(map(str, read.disagreements))}")
         found.notes += read.notes
         return masks.choice.apply(read.classes)
     if isinstance(masks, PictureMasks):

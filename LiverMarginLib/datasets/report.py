@@ -43,7 +43,9 @@ class CaseReport:
         Slices with a piece of fewer than 20 pixels beside the liver.
     age, gender, health_status, disease
         From the case table; None where it says nothing.
-    disagreements, unmatched_masks, size_mismatches, orientation_doubts, unreadable, notes : tuple of str
+    disagreements : tuple of str
+        One entry for each frame whose encodings differ.
+    unmatched_masks, size_mismatches, orientation_doubts, unreadable, notes : tuple of str
     colour_images : int
         Images with three channels.
     repeated_slices : int
@@ -81,7 +83,7 @@ class CaseReport:
         elif self.liver_slices == 0 and not self.unreadable:
             found.append("no mask holds liver")
         if self.disagreements:
-            found.append(f"{len(self.disagreements)} disagreements between encodings, first {self.disagreements[0]}")
+            found.append(f"encodings disagree in {len(self.disagreements)} frames, first {self.disagreements[0]}")
         if self.unmatched_masks:
             shown = ", ".join(self.unmatched_masks[:_SHOWN])
             found.append(f"{len(self.unmatched_masks)} masks belong to no image ({shown})")

@@ -70,8 +70,7 @@ def test_every_kind_of_damage_is_a_line_and_the_other_cases_go_on(tmp_path):
     put(tmp_path / "Case 7" / "images" / "0002.png", (tmp_path / "Case 7" / "images" / "0001.png").read_bytes())
     report, cases = report_of(tmp_path)
     assert cases["Case 1"].disagreements == (
-        "0003.png: instance and semantic differ in 25 pixels",
-        "0003.png: semantic and semantic_rgb differ in 25 pixels",
+        "0003.png: instance and semantic differ in 25 pixels, semantic and semantic_rgb differ in 25 pixels",
     )
     assert cases["Case 2"].size_mismatches == ("0003.png: mask 40 x 24, image 40 x 48",)
     assert cases["Case 3"].unreadable == ("0008.png is damaged or not a picture; export it again.",)
