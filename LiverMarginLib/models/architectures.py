@@ -66,6 +66,7 @@ def resolve(reference: str) -> Any:
 # Each entry stands in a module of its own, which must import without torch, and is looked at when it is asked for.
 _ARCHITECTURES: dict[str, Architecture | str] = {
     "unet": "LiverMarginLib.models.unet_architecture:UNET",
+    "dncnn-sr": "LiverMarginLib.models.dncnn_sr_architecture:DNCNN_SR",
 }
 
 

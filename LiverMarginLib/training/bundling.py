@@ -1,0 +1,107 @@
+"""From the best weights of a training to a model bundle that every door can run."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from LiverMarginLib.errors import InputError
+from LiverMarginLib.models.architectures import Architecture, find_architecture, resolve
+from LiverMarginLib.models.bundle import Bundle, save_bundle
+from LiverMarginLib.models.manifest import Manifest, Task, Window
+from LiverMarginLib.terminology import LIVER
+from LiverMarginLib.training.checkpoint import load_weights
+from LiverMarginLib.training.config import TrainConfig
+from LiverMarginLib.training.trainer import TrainResult
+from LiverMarginLib.volume import Modality
+
+_DENOISED_SIDE = 512
+
+
+def bundle_from_training(
+    result: TrainResult,
+    config: TrainConfig,
+    folder: str | os.PathLike[str],
+    *,
+    name: str,
+    version: str = "1.0.0",
+    modality: Modality = Modality.CT,
+    description: str = "",
+    licence: str = "",
+    notes: Mapping[str, Any] | None = None,
+    half: bool = False,
+    onnx: bool = True,
+    overwrite: bool = False,
+) -> Bundle:
+    """Save the best weights of a training as a model bundle.
+
+    Parameters
+    ----------
+    result : TrainResult
+    config : TrainConfig
+        The training's.
+    folder, name, version, description, licence, half, onnx, overwrite
+        See `Manifest` and `save_bundle`.
+    modality : Modality
+        Of the training images.
+    notes : mapping, optional
+        What else the model card should say about the training: data, hardware. No patient identity.
+
+    Returns
+    -------
+    Bundle
+
+    Raises
+    ------
+    InputError
+        If the training was stopped before it had weights worth keeping.
+    BundleError, ResourceError
+        See `save_bundle`.
+    """
+    if result.weights is None:
+        raise InputError("The training was stopped before its first validation, so there is no model yet; resume it.")
+    architecture = find_architecture(config.model)
+    parameters = {**_defaults(architecture), **config.model_options}
+    denoising = config.model == "dncnn-sr"
+    # A denoising network takes any size; its ONNX graph has this one, and gives slices of 512 x 512.
+    side = _DENOISED_SIDE // int(parameters["scale"]) if denoising else config.size
+    manifest = Manifest(
+        name=name,
+        version=version,
+        architecture=config.model,
+        modality=modality,
+        input_kind=config.intensity,
+        window=Window(*config.window),
+        labels=() if denoising else (LIVER,),
+        parameters={key: list(value) if isinstance(value, tuple) else value for key, value in parameters.items()},
+        task=Task.DENOISING if denoising else Task.SEGMENTATION,
+        input_size=(side, side),
+        thresholds=dict(result.thresholds),
+        training={
+            "epochs": result.epochs,
+            "steps": result.steps,
+            "batch": config.batch,
+            "best_epoch": result.best_epoch,
+            "ending": result.ending.value,
+            "minutes": round(result.seconds / 60, 1),
+            "seed": config.seed,
+            "deterministic": config.deterministic,
+            "weights_hash": result.weights_sha256,
+            "validation": {key: round(value, 5) for key, value in result.scores.items() if value == value},
+            **(notes or {}),
+        },
+        licence=licence,
+        description=description,
+    )
+    module = architecture.build(manifest.parameters)
+    module.load_state_dict(load_weights(result.weights))
+    return save_bundle(folder, manifest, module=module, half=half, onnx=onnx, overwrite=overwrite)
+
+
+def _defaults(architecture: Architecture) -> dict[str, Any]:
+    """Return the network's own defaults, so that the bundle stays what it is when they change."""
+    assert architecture.module is not None
+    parameters = inspect.signature(resolve(architecture.module)).parameters.values()
+    return {item.name: item.default for item in parameters if item.default is not inspect.Parameter.empty}
