@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from LiverMarginLib.commands.terminal import Terminal
 from LiverMarginLib.errors import InputError
@@ -52,6 +53,13 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             series=options.series,
         )
     )
+    print_models(result, terminal)
+    terminal.result(result, [f"written: {path}" for path in result["outputs"]])
+    return 0
+
+
+def print_models(result: dict[str, Any], terminal: Terminal) -> None:
+    """Print the table of the models of a comparison's result."""
     models = result["models"]
     terminal.table(
         f"{len(result['patients'])} patient(s), mean over patients",
@@ -62,8 +70,6 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             if all(key in scores for scores in models.values())
         ],
     )
-    terminal.result(result, [f"written: {path}" for path in result["outputs"]])
-    return 0
 
 
 def default_names(paths: list[str]) -> list[str]:

@@ -26,21 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="check: report file (.json, .csv, .txt; repeatable); split: split.json; export-kitti: folder",
     )
-    reading = parser.add_argument_group("how the data are taken")
-    reading.add_argument("--label", help="value or name of the liver's label, where it cannot be told")
-    reading.add_argument("--tumour", help="value or name of the tumour's label")
-    reading.add_argument(
-        "--empty-outside",
-        action="store_true",
-        help="slices without a mask hold no liver (default: nobody looked at them)",
-    )
-    reading.add_argument(
-        "--spacing", type=float, nargs=3, metavar=("K", "J", "I"), help="mm, of pictures, which carry none"
-    )
-    reading.add_argument("--inferior-first", action="store_true", help="the first picture is the lowest slice")
-    reading.add_argument("--frame-offset", type=int, help="number of an image minus number of its mask")
-    reading.add_argument("--images", help="where the images of an export without images lie")
-    reading.add_argument("--case-table", help="CSV with case, patient, age, gender, health_status, disease")
+    add_reading_options(parser)
     split = parser.add_argument_group("split")
     split.add_argument("--folds", type=int, help="number of folds for cross-validation")
     split.add_argument("--fractions", type=float, nargs="+", help="shares of train, val and test")
@@ -60,9 +46,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument("--overwrite", action="store_true", help="replace zips that exist")
 
 
-def run(options: argparse.Namespace, terminal: Terminal) -> int:
-    """Do what the action says."""
-    reading = {
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Declare how the data of any command on data sets are taken."""
+    reading = parser.add_argument_group("how the data are taken")
+    reading.add_argument("--label", help="value or name of the liver's label, where it cannot be told")
+    reading.add_argument("--tumour", help="value or name of the tumour's label")
+    reading.add_argument(
+        "--empty-outside",
+        action="store_true",
+        help="slices without a mask hold no liver (default: nobody looked at them)",
+    )
+    reading.add_argument(
+        "--spacing", type=float, nargs=3, metavar=("K", "J", "I"), help="mm, of pictures, which carry none"
+    )
+    reading.add_argument("--inferior-first", action="store_true", help="the first picture is the lowest slice")
+    reading.add_argument("--frame-offset", type=int, help="number of an image minus number of its mask")
+    reading.add_argument("--images", help="where the images of an export without images lie")
+    reading.add_argument("--case-table", help="CSV with case, patient, age, gender, health_status, disease")
+
+
+def reading_fields(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a `DatasetJob` from the options of `add_reading_options`, and ``data``."""
+    return {
         "data": options.data,
         "label": _value_or_name(options.label),
         "tumour": _value_or_name(options.tumour),
@@ -73,6 +78,11 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         "images": options.images,
         "case_table": options.case_table,
     }
+
+
+def run(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Do what the action says."""
+    reading = reading_fields(options)
     return {"check": _check, "split": _split, "export-kitti": _export}[options.action](options, terminal, reading)
 
 

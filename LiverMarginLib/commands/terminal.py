@@ -8,14 +8,14 @@ import types
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from LiverMarginLib.events import CancelToken, Event, Notice, Progress, SliceReady
+from LiverMarginLib.events import CancelToken, Event, Notice, OnEvent, Progress
 from LiverMarginLib.jobs.base import Job, run
 from LiverMarginLib.jsonable import dumps
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
 
-STAGES = {"read": "Reading", "write": "Writing", "compare": "Comparing", "phantom": "Phantom"}
+STAGES = {"read": "Reading", "write": "Writing", "compare": "Comparing", "phantom": "Phantom", "train": "Training"}
 
 
 class Terminal:
@@ -29,6 +29,7 @@ class Terminal:
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
+        self.listeners: list[OnEvent] = []
         self._bar: ProgressBar | None = None
         self._tasks: dict[str, Any] = {}
         self._warned: set[str] = set()
@@ -52,13 +53,13 @@ class Terminal:
             self.close()
 
     def on_event(self, event: Event) -> None:
-        """Show one event of a running job."""
+        """Show one event of a running job, and pass it on to `listeners`."""
+        for listener in self.listeners:
+            listener(event)
         if isinstance(event, Notice):
             self.warn(event.message)
         elif isinstance(event, Progress) and not self.as_json:
             self._advance(event)
-        elif isinstance(event, SliceReady):
-            pass  # for viewers; the bar already counts slices
 
     def _advance(self, event: Progress) -> None:
         if self._bar is None:

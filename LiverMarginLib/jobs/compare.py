@@ -85,7 +85,7 @@ class CompareJob(Job):
             cancel=cancel,
         )
         written = [str(path) for path in write_tables(study, folder).values()]
-        return {"outputs": written + pictures, "folder": str(folder), **_scores(study)}
+        return {"outputs": written + pictures, "folder": str(folder), **study_values(study)}
 
     def _patients(self, on_event: OnEvent) -> dict[str, dict[str, Path]]:
         """Return for each patient the files: "" is the reference, the others are the models'."""
@@ -229,7 +229,7 @@ class _Store:
         return self._folder / f"{digest.hexdigest()[:32]}.json"
 
 
-def _scores(study: Study) -> dict[str, Any]:
+def study_values(study: Study) -> dict[str, Any]:
     """The numbers that a terminal shows; everything is in the files."""
     patients = [
         {

@@ -1,0 +1,45 @@
+"""`livermargin evaluate MODEL [MODEL ...] --data DATA --split split.json`."""
+
+from __future__ import annotations
+
+import argparse
+
+from LiverMarginLib.commands.compare import print_models
+from LiverMarginLib.commands.dataset import add_reading_options, reading_fields
+from LiverMarginLib.commands.terminal import Terminal
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("models", nargs="+", help="names or folders of bundles, compared side by side")
+    parser.add_argument("--data", default="", help="data set; without it phantoms that no training ever sees")
+    parser.add_argument("-o", "--output", default="evaluation", help="folder for tables and pictures")
+    parser.add_argument("--split", help="split.json of `livermargin dataset split`")
+    parser.add_argument("--part", choices=("train", "val", "test"), default="test")
+    parser.add_argument("--fold", type=int, help="which fold of a k-fold split is the test part")
+    parser.add_argument("--phantoms", type=int, default=10, help="number of phantom patients (default: 10)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument("--runtime", choices=("auto", "onnx", "torch"), default="auto")
+    add_reading_options(parser)
+
+
+def run(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Evaluate and print the table of the models."""
+    from LiverMarginLib.jobs.evaluate import EvaluateJob
+
+    result = terminal.run(
+        EvaluateJob(
+            **reading_fields(options),
+            models=tuple(options.models),
+            folder=options.output,
+            split=options.split,
+            part=options.part,
+            fold=options.fold,
+            phantoms=options.phantoms,
+            device=options.device,
+            runtime=options.runtime,
+        )
+    )
+    print_models(result, terminal)
+    terminal.result(result, [f"written: {path}" for path in result["outputs"]])
+    return 0

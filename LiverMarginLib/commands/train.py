@@ -1,0 +1,112 @@
+"""`livermargin train unet|dncnn-sr|detectron2 --data DATA --out BUNDLE`."""
+
+from __future__ import annotations
+
+import argparse
+
+from LiverMarginLib.commands.dataset import add_reading_options, reading_fields
+from LiverMarginLib.commands.terminal import Terminal
+from LiverMarginLib.errors import Cancelled, InputError
+from LiverMarginLib.events import Event, Metric
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    from LiverMarginLib.training.config import PROFILES
+
+    parser.add_argument("model", choices=sorted(PROFILES), help="the network")
+    parser.add_argument("--profile", default="robust", help="shipped settings: paper, robust, ... (default: robust)")
+    parser.add_argument("--data", default="", help="data set; without it phantoms are made and trained on")
+    parser.add_argument("--out", required=True, help="folder of the bundle that the training ends in")
+    parser.add_argument("--work", help="folder of checkpoint, log and curves (default: OUT.training)")
+    parser.add_argument("--cache", help="folder of decoded slices and phantoms, to share between trainings")
+    parser.add_argument("--split", help="split.json of `livermargin dataset split`")
+    parser.add_argument("--fold", type=int, help="which fold of a k-fold split is left for testing")
+    parser.add_argument("--phantoms", type=int, default=80, help="number of phantom patients (default: 80)")
+    parser.add_argument("--validation-phantoms", type=int, default=10, help="others, to validate on (default: 10)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting; repeatable")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--minutes", type=float, help="validate and stop when this time is used up")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--deterministic", action="store_true", help="same seed, same machine, same weights")
+    parser.add_argument("--resume", action="store_true", help="continue the training in --work")
+    parser.add_argument("--modality", choices=("CT", "MR"), default="CT", help="of the training images")
+    parser.add_argument("--name", help="of the bundle (default: its folder's)")
+    parser.add_argument("--description", default="", help="a sentence for the model card")
+    parser.add_argument("--single", action="store_true", help="store single instead of half precision")
+    parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is there")
+    add_reading_options(parser)
+
+
+def run(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Train and say where the bundle is."""
+    from LiverMarginLib.jobs.train import TrainJob
+
+    settings = dict(_setting(text) for text in options.set)
+    short = {
+        "epochs": options.epochs,
+        "max_minutes": options.minutes,
+        "seed": options.seed,
+        "device": options.device,
+        "deterministic": "true" if options.deterministic else None,
+    }
+    settings |= {key: str(value) for key, value in short.items() if value is not None}
+    job = TrainJob(
+        **reading_fields(options),
+        model=options.model,
+        profile=options.profile,
+        out=options.out,
+        work=options.work,
+        cache=options.cache,
+        split=options.split,
+        fold=options.fold,
+        phantoms=options.phantoms,
+        validation_phantoms=options.validation_phantoms,
+        settings=settings,
+        resume=options.resume,
+        modality=options.modality,
+        name=options.name,
+        description=options.description,
+        half=not options.single,
+        overwrite=options.overwrite,
+    )
+    curves = _Curves(terminal)
+    terminal.listeners.append(curves.hear)
+    result = terminal.run(job)
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in result["scores"].items())
+    terminal.result(
+        result,
+        [
+            f"{result['ending']} after {result['epochs']} epochs, {result['steps']} steps, {result['minutes']} min",
+            f"best epoch {result['best_epoch']}: {scores}",
+            f"log, curves and checkpoint: {result['folder']}",
+            f"bundle: {result['bundle'] or 'not yet; go on with --resume'}",
+        ],
+    )
+    return Cancelled.exit_code if result["ending"] == "stopped" else 0
+
+
+class _Curves:
+    """Prints one line for each epoch that was validated."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._step = -1
+        self._values: list[str] = []
+
+    def hear(self, event: Event) -> None:
+        if not isinstance(event, Metric):
+            return
+        if event.step != self._step and self._values:
+            self._terminal.note(f"epoch {self._step}: {', '.join(self._values)}")
+            self._values = []
+        self._step = event.step
+        self._values.append(f"{event.series} {event.metric} {event.value:.4g}".strip())
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, found, value = text.partition("=")
+    if not found or not key:
+        raise InputError(f"A setting is written KEY=VALUE, and {text!r} is not.")
+    return key, value

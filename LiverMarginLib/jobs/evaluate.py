@@ -1,0 +1,139 @@
+"""Run bundles on the test patients of a data set, or on phantoms, and compare them with the masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from LiverMarginLib.errors import InputError
+from LiverMarginLib.events import CancelToken, Event, Notice, OnEvent
+from LiverMarginLib.jobs.compare import study_values
+from LiverMarginLib.jobs.dataset import DatasetJob
+from LiverMarginLib.jobs.train import TEST_SEEDS, PhantomCohort
+
+if TYPE_CHECKING:
+    from LiverMarginLib.comparison import CaseComparison
+    from LiverMarginLib.volume import LabelMap, Volume
+
+
+@dataclass(frozen=True)
+class EvaluateJob(DatasetJob):
+    """Segment and compare.
+
+    Parameters
+    ----------
+    models : tuple of str
+        Names or folders of bundles.
+    data : str
+        A data set; empty for phantoms.
+    folder : str
+        Receives the tables and pictures of the comparison.
+    split : str, optional
+        A split.json; without it all cases with masks are evaluated, with a notice.
+    part : str
+        "train", "val" or "test".
+    fold : int, optional
+        Which fold of a k-fold split is the test part.
+    phantoms : int
+        Number of phantom patients, when `data` is empty; none of them is ever trained or validated on.
+    device, runtime : str
+        As for `SegmentJob`.
+    """
+
+    kind: ClassVar[str] = "evaluate"
+
+    data: str = ""
+    models: tuple[str, ...] = ()
+    folder: str = "evaluation"
+    split: str | None = None
+    part: str = "test"
+    fold: int | None = None
+    phantoms: int = 10
+    device: str = "auto"
+    runtime: str = "auto"
+
+    def execute(self, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
+        """Segment, compare, write; see `LiverMarginLib.jobs.run`."""
+        from LiverMarginLib.comparison import CaseInput, compare_cases, write_tables
+        from LiverMarginLib.inference.segmenter import load_segmenter
+        from LiverMarginLib.inference.slicewise import segment_volume
+        from LiverMarginLib.models.store import find_bundle
+        from LiverMarginLib.report.pictures import draw_case
+
+        if not self.models:
+            raise InputError("There is nothing to evaluate; name at least one model.")
+        bundles = [find_bundle(model) for model in self.models]
+        names = [bundle.manifest.name for bundle in bundles]
+        if len(set(names)) != len(names):
+            names = list(self.models)
+        segmenters = [load_segmenter(bundle, device=self.device, runtime=self.runtime) for bundle in bundles]
+        loaded: dict[str, tuple[Volume, LabelMap, Mapping[str, LabelMap]]] = {}
+
+        def notices(event: Event) -> None:
+            if isinstance(event, Notice):
+                on_event(event)
+
+        def load(case: str, read: Callable[[], tuple[Volume, LabelMap]]) -> tuple[LabelMap, Mapping[str, LabelMap]]:
+            volume, reference = read()
+            found = {
+                name: segment_volume(volume, bundle, segmenter, None, notices, cancel)
+                for name, bundle, segmenter in zip(names, bundles, segmenters, strict=True)
+            }
+            loaded.clear()
+            loaded[case] = volume, reference, found
+            return reference, found
+
+        pictures: list[str] = []
+
+        def draw(case: CaseComparison) -> None:
+            volume, reference, found = loaded[case.case]
+            pictures.extend(map(str, draw_case(case, reference, found, volume, Path(self.folder) / "slices")))
+
+        study = compare_cases(
+            [
+                CaseInput(case, lambda case=case, read=read: load(case, read))  # type: ignore[misc]
+                for case, read in self._cases(on_event).items()
+            ],
+            label=1,
+            on_case=draw,
+            on_event=on_event,
+            cancel=cancel,
+        )
+        written = [str(path) for path in write_tables(study, Path(self.folder)).values()]
+        return {"outputs": written + pictures, "folder": self.folder, **study_values(study)}
+
+    def _cases(self, on_event: OnEvent) -> dict[str, Callable[[], tuple[Volume, LabelMap]]]:
+        if not self.data:
+            return {f"phantom {seed}": lambda seed=seed: _phantom(seed)  # type: ignore[misc]
+                    for seed in range(TEST_SEEDS, TEST_SEEDS + self.phantoms)}  # fmt: skip
+        from LiverMarginLib.datasets.split import load_split
+
+        dataset = self.open()
+        if self.split is None:
+            chosen = [case.id for case in dataset.cases if case.masks is not None]
+            on_event(Notice("Without a split all cases are evaluated, those of the training too if they are here."))
+        else:
+            split = load_split(self.split)
+            split.check_against(dataset)
+            parts = split.parts(self.fold)
+            if self.part not in parts:
+                raise InputError(f"A split has no part {self.part!r}; choose one of {', '.join(parts)}.")
+            chosen = list(parts[self.part])
+
+        def read(case: str) -> tuple[Volume, LabelMap]:
+            found = dataset.load(case)
+            if found.labels is None:
+                raise InputError("The case has no mask.")
+            return found.volume, found.labels
+
+        return {case: lambda case=case: read(case) for case in chosen}  # type: ignore[misc]
+
+
+def _phantom(seed: int) -> tuple[Volume, LabelMap]:
+    from LiverMarginLib.phantom import PhantomOptions, liver_target, make_phantom
+
+    cohort = PhantomCohort(1)
+    phantom = make_phantom(seed, PhantomOptions(shape=cohort.shape, spacing=cohort.spacing))
+    return phantom.volume, liver_target(phantom.labels)

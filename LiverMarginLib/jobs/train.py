@@ -1,0 +1,232 @@
+"""Train a network on a data set or on phantoms, and save the best weights as a bundle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from LiverMarginLib.errors import DependencyError, InputError
+from LiverMarginLib.events import CancelToken, OnEvent
+from LiverMarginLib.jobs.dataset import DatasetJob
+
+if TYPE_CHECKING:
+    from LiverMarginLib.datasets.split import Split
+    from LiverMarginLib.training.config import TrainConfig
+    from LiverMarginLib.training.data import SliceSource
+
+# Phantom patients of different purposes must never be the same: each purpose has a range of seeds of its own.
+VALIDATION_SEEDS = 900_000
+TEST_SEEDS = 950_000
+
+
+@dataclass(frozen=True)
+class PhantomCohort:
+    """Phantom patients for training or evaluation.
+
+    Parameters
+    ----------
+    patients : int
+    first_seed : int
+    scans : int
+        Scans of each patient that differ in contrast and noise.
+    shape, spacing : tuple
+        Voxels and mm along (k, j, i).
+    random_contrast : float
+        Share of the scans with unrelated random intensities.
+    """
+
+    patients: int
+    first_seed: int = 0
+    scans: int = 2
+    shape: tuple[int, int, int] = (44, 256, 256)
+    spacing: tuple[float, float, float] = (5.0, 1.55, 1.55)
+    random_contrast: float = 0.2
+
+    def source(self, folder: Path, on_event: OnEvent, cancel: CancelToken) -> SliceSource:
+        """Make the patients that `folder` does not hold yet."""
+        from LiverMarginLib.phantom import PhantomOptions
+        from LiverMarginLib.training.phantom_source import PhantomSource
+
+        options = PhantomOptions(shape=self.shape, spacing=self.spacing, random_contrast=self.random_contrast)
+        seeds = range(self.first_seed, self.first_seed + self.patients)
+        source = PhantomSource(seeds, options, folder, scans=self.scans)
+        source.prepare(on_event=on_event, cancel=cancel)
+        return source
+
+
+@dataclass(frozen=True)
+class TrainJob(DatasetJob):
+    """Train a network.
+
+    Parameters
+    ----------
+    data : str
+        A data set (see `DatasetJob`); empty to train on phantoms.
+    model, profile : str
+        Keys of `LiverMarginLib.training.config.PROFILES`.
+    out : str
+        Folder of the bundle; it appears when the training ends.
+    work : str, optional
+        Folder of the training: checkpoint, log, curves, run manifest. By default `out` with ``.training`` added.
+    cache : str, optional
+        Folder of decoded slices and phantoms, to be shared by trainings; in `work` by default.
+    split : str, optional
+        A split.json; by default 15 % of the patients are held out for validation, and as many for testing.
+    fold : int, optional
+        Which fold of a k-fold split is the test part.
+    phantoms, validation_phantoms : int
+        Number of phantom patients, when `data` is empty.
+    settings : dict of str to str
+        Settings that differ from the profile's, such as ``optimiser.learning_rate``, as JSON values.
+    resume : bool
+        Continue the training in `work`.
+    modality : str
+        "CT" or "MR", of the training images.
+    name, description : str, optional
+        Of the bundle.
+    half : bool
+        Store the weights in half precision.
+    overwrite : bool
+        Replace a bundle that is there.
+    """
+
+    kind: ClassVar[str] = "train"
+
+    data: str = ""
+    model: str = "unet"
+    profile: str = "robust"
+    out: str = "model"
+    work: str | None = None
+    cache: str | None = None
+    split: str | None = None
+    fold: int | None = None
+    phantoms: int = 80
+    validation_phantoms: int = 10
+    settings: dict[str, str] = field(default_factory=dict)
+    resume: bool = False
+    modality: str = "CT"
+    name: str | None = None
+    description: str = ""
+    half: bool = True
+    overwrite: bool = False
+
+    def execute(self, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
+        """Prepare the data, train, save the bundle; see `LiverMarginLib.jobs.run`."""
+        require_torch()
+        from LiverMarginLib.training.trainer import train
+
+        out = Path(self.out)
+        if out.exists() and not self.overwrite:
+            raise InputError(f"The folder {out.name} exists already; choose another name for the model.")
+        config = self.config()
+        cache = Path(self.cache or Path(config.out) / "cache")
+        train_source, validation = self._sources(cache, on_event, cancel)
+        result = train(config, train_source, validation, on_event, cancel)
+        values: dict[str, Any] = {
+            "ending": result.ending.value,
+            "folder": str(result.folder),
+            "epochs": result.epochs,
+            "steps": result.steps,
+            "best_epoch": result.best_epoch,
+            "scores": dict(result.scores),
+            "thresholds": dict(result.thresholds),
+            "weights_hash": result.weights_sha256,
+            "minutes": round(result.seconds / 60, 2),
+            "bundle": None,
+        }
+        if result.weights is not None and result.ending.value != "stopped" and is_first_process():
+            values["bundle"] = str(self._save(result, config, out).folder)
+        return values
+
+    def config(self) -> TrainConfig:
+        """The profile with this job's settings.
+
+        Raises
+        ------
+        InputError
+            If a setting is unknown or of the wrong type.
+        """
+        from LiverMarginLib.training.config import TrainConfig, profile
+
+        values = profile(self.model, self.profile).to_dict()
+        for key, text in self.settings.items():
+            _set(values, key, text)
+        work = self.work or f"{self.out.rstrip('/')}.training"
+        return replace(TrainConfig.from_dict(values), out=work, resume=self.resume)
+
+    def _sources(self, cache: Path, on_event: OnEvent, cancel: CancelToken) -> tuple[SliceSource, SliceSource | None]:
+        if not self.data:
+            train = PhantomCohort(self.phantoms).source(cache, on_event, cancel)
+            validation = PhantomCohort(self.validation_phantoms, VALIDATION_SEEDS).source(cache, on_event, cancel)
+            return train, validation
+        from LiverMarginLib.datasets.slice_store import SliceStore
+
+        dataset = self.open()
+        split = self._split(on_event, cancel)
+        stores = [
+            SliceStore(dataset, cases, folder=cache, on_event=on_event, cancel=cancel) if cases else None
+            for cases in (split.slices("train", self.fold), split.slices("val", self.fold))
+        ]
+        if stores[0] is None:
+            raise InputError("The split leaves no patient to train on; make it with other shares.")
+        return stores[0], stores[1]
+
+    def _split(self, on_event: OnEvent, cancel: CancelToken) -> Split:
+        from LiverMarginLib.datasets.split import load_split, split_dataset
+
+        dataset = self.open()
+        if self.split is None:
+            return split_dataset(dataset, fractions=(0.7, 0.15, 0.15), on_event=on_event, cancel=cancel)
+        split = load_split(self.split)
+        split.check_against(dataset)
+        return split
+
+    def _save(self, result: Any, config: TrainConfig, out: Path) -> Any:
+        from LiverMarginLib.training.bundling import bundle_from_training
+        from LiverMarginLib.volume import Modality
+
+        source = f"{self.phantoms} procedural phantoms" if not self.data else "a data set of the user's own"
+        return bundle_from_training(
+            result,
+            config,
+            out,
+            name=self.name or out.name,
+            modality=Modality(self.modality),
+            description=self.description,
+            licence="Apache-2.0" if not self.data else "",
+            notes={"data": source, "profile": self.profile, "settings": dict(self.settings)},
+            half=self.half,
+            overwrite=self.overwrite,
+        )
+
+
+def require_torch() -> None:
+    """Raise `DependencyError` where PyTorch is missing."""
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise DependencyError("Training needs PyTorch; install livermargin[train].") from error
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the results of a training by several (torchrun sets RANK)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _set(values: dict[str, Any], key: str, text: str) -> None:
+    """Put a setting such as ``augmentation.noise_p`` into the nested `values`; `text` is JSON, or plain text."""
+    import json
+
+    *path, last = key.split(".")
+    place: Any = values
+    for part in path:
+        place = place.get(part) if isinstance(place, Mapping) else None
+    if not isinstance(place, dict) or (last not in place and path[:1] != ["model_options"] and place is not values):
+        raise InputError(f"There is no setting {key!r} of a training; see docs/training.md.")
+    try:
+        place[last] = json.loads(text)
+    except ValueError:
+        place[last] = text
