@@ -16,7 +16,7 @@ import numpy.typing as npt
 from LiverMarginLib.datasets.model import Case, Dataset
 from LiverMarginLib.datasets.orientation import orientation_doubts
 from LiverMarginLib.datasets.report import CaseReport, DatasetReport, DuplicatePair
-from LiverMarginLib.datasets.sources import KittiMasks, PictureMasks, PictureStack, has_colour_channels
+from LiverMarginLib.datasets.sources import KittiMasks, PictureMasks, PictureStack
 from LiverMarginLib.errors import Cancelled, InputError, LiverMarginError
 from LiverMarginLib.events import CancelToken, OnEvent, Progress, ignore
 from LiverMarginLib.io.kitti import number_components
@@ -99,6 +99,7 @@ def check_dataset(dataset: Dataset, on_event: OnEvent = ignore, cancel: CancelTo
         report, hashes[case.id] = _check_case(dataset, case, cancel)
         reports.append(report)
     on_event(Progress(len(dataset.cases), len(dataset.cases), "check"))
+    reports += [CaseReport(case, case, unreadable=(why,)) for case, why in dataset.left_out]
     patients = {case.id: case.patient for case in dataset.cases}
     return DatasetReport(dataset.layout.value, tuple(reports), _find_duplicates(hashes, patients), dataset.notes)
 
@@ -191,9 +192,10 @@ def _go_through_pictures(
     for index in reversed(order) if stack.superior_first else order:
         cancel.check()
         name = PurePosixPath(stack.names[index]).name
-        image = _attempt(found, lambda index=index: stack.read(index))
-        if _has_colours(stack, index):
+        image = _attempt(found, lambda index=index: stack.decode(index))
+        if image is not None and image.ndim == 3:
             found.colour_images += 1
+            image = _attempt(found, lambda index=index, image=image: stack.as_grey(index, image))
         mask = _read_mask(case, index, name, found)
         if image is not None:
             found.take_image(image)
@@ -261,14 +263,6 @@ def _attempt(found: _Findings, read: Any) -> Any:
     except InputError as error:
         found.unreadable.append(error.message)
         return None
-
-
-def _has_colours(stack: PictureStack, index: int) -> bool:
-    name = stack.names[index]
-    try:
-        return has_colour_channels(stack.tree.read(name), PurePosixPath(name).name)
-    except InputError:
-        return False  # reported as unreadable already
 
 
 def _find_duplicates(hashes: dict[str, list[str]], patients: dict[str, str]) -> tuple[DuplicatePair, ...]:

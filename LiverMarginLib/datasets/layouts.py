@@ -100,18 +100,29 @@ def open_dataset(
     tree = open_tree(path, limits)
     base = _base(tree)
     pictures = _picture_layout(tree, base)
+    left_out: list[tuple[str, str]] = []
+    first_error: InputError | None = None
     if pictures is not None:
         layout, roots = pictures
         cases, notes = [], []
         for root, owner in roots:
-            here = ZipTree(tree.path / root, limits or ZipLimits()) if root.casefold().endswith(".zip") else tree
-            cases += picture_cases(here, "" if here is not tree else root, owner, stack)
+            try:
+                here = ZipTree(tree.path / root, limits or ZipLimits()) if root.casefold().endswith(".zip") else tree
+                cases += picture_cases(here, "" if here is not tree else root, owner, stack)
+            except InputError as error:
+                left_out.append((owner or root, error.message))
+                first_error = first_error or error
+        if first_error is not None and not cases:
+            raise first_error
     elif isinstance(tree, FolderTree):
         layout = Layout.PAIRS
         cases, notes = pair_cases(tree)
     else:
         raise InputError(f"{path.name} holds no pictures with masks; unpack a zip of volumes and give the folder.")
-    return _finish(path, layout, cases, options, notes, case_table)
+    if left_out:
+        names = ", ".join(name for name, _ in left_out)
+        notes.append(f"{len(left_out)} could not be understood and are left out: {names}.")
+    return replace(_finish(path, layout, cases, options, notes, case_table), left_out=tuple(left_out))
 
 
 def _finish(
@@ -171,9 +182,11 @@ def _picture_layout(tree: FileTree, base: str) -> tuple[Layout, list[tuple[str, 
     )
     if _holds_label_table(tree, base) or plain & set(ENCODINGS) or in_subsets:
         return Layout.KITTI, [(base, None)]
-    if plain & IMAGE_FOLDERS and plain & MASK_FOLDERS and has_masks(entry for part in below.values() for entry in part):
-        return Layout.PICTURES, [(base, None)]
     zips = [name for name in files if name.casefold().endswith(".zip")] if isinstance(tree, FolderTree) else []
+    images_here = bool(plain & IMAGE_FOLDERS) or any(map(is_picture, files))
+    masks_here = bool(plain & MASK_FOLDERS) and has_masks(entry for part in below.values() for entry in part)
+    if images_here and (masks_here or (len(zips) == 1 and not plain - IMAGE_FOLDERS)):
+        return Layout.PICTURES, [(base, None)]
     with_masks = [
         name
         for name, entries in below.items()

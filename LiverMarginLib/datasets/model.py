@@ -116,6 +116,8 @@ class Dataset:
     options : ReadingOptions
     notes : tuple of str
         How the files were understood, one sentence each.
+    left_out : tuple of (str, str)
+        Folders or zips that could not be understood, and why.
     """
 
     path: Path
@@ -123,6 +125,7 @@ class Dataset:
     cases: tuple[Case, ...]
     options: ReadingOptions = field(default_factory=ReadingOptions)
     notes: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
 
     def case(self, case_id: str) -> Case:
         """The case of that id; `InputError` where there is none."""

@@ -11,7 +11,7 @@ from typing import TypeVar
 from LiverMarginLib.datasets.labels import LabelChoice, choose_labels
 from LiverMarginLib.datasets.matching import match_masks, number_prefix, trailing_number
 from LiverMarginLib.datasets.model import Case, ReadingOptions
-from LiverMarginLib.datasets.sources import KittiMasks, MaskSource, PictureMasks, PictureStack, VolumeFile, stems
+from LiverMarginLib.datasets.sources import KittiMasks, MaskSource, PictureMasks, PictureStack, VolumeFile
 from LiverMarginLib.datasets.volume_layouts import find_volumes
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.io.archive import FileTree, FolderTree, ZipTree
@@ -118,7 +118,7 @@ def picture_cases(tree: FileTree, root: str, owner: str | None, options: StackOp
     for subset in export.subsets:
         own = _images_of_subset(export, subset)
         images = own if own.names else beside
-        cases += _cases_of_subset(export, subset, images, owner, several, options)
+        cases += _cases_of_subset(export, subset, images, owner, _name_of(tree), several, options)
     if not any(case.images.names for case in cases if isinstance(case.images, PictureStack)):
         volumes = find_volumes(tree, root)
         if len(volumes) == 1 and len(cases) == 1:
@@ -159,6 +159,7 @@ def _cases_of_subset(
     subset: KittiSubset,
     images: _Images,
     owner: str | None,
+    default: str,
     several_subsets: bool,
     options: StackOptions,
 ) -> list[Case]:
@@ -175,7 +176,7 @@ def _cases_of_subset(
         frames = tuple(_pick(subset.frames, matching.of_image[index]) for index in members)
         return KittiMasks(export, frames, choice, left) if left or any(frames) else None
 
-    return _assemble(images, owner, prefix, export.tree.path.stem, notes, unmatched, masks, options)
+    return _assemble(images, owner, prefix, default, notes, unmatched, masks, options)
 
 
 def _cases_with_plain_masks(
@@ -192,14 +193,14 @@ def _cases_with_plain_masks(
     matching = match_masks(
         images.stems, [_stem_below(_below(name, root), MASK_FOLDERS) for name in files], offset=options.frame_offset
     )
-    unmatched = tuple(stems([files[index]])[0] for index in matching.unmatched)
+    unmatched = tuple(PurePosixPath(files[index]).stem for index in matching.unmatched)
     notes = (_sentence(matching.note),) if matching.note and files else ()
 
     def masks(members: tuple[int, ...], left: tuple[str, ...]) -> PictureMasks | None:
         found = tuple(_pick(files, matching.of_image[index]) for index in members)
         return PictureMasks(tree, found, choice, left) if left or any(found) else None
 
-    return _assemble(images, owner, "", PurePosixPath(root).name or tree.path.stem, notes, unmatched, masks, options)
+    return _assemble(images, owner, "", _name_of(tree), notes, unmatched, masks, options)
 
 
 def _assemble(
@@ -246,6 +247,10 @@ def _find_series(image_stems: Sequence[str]) -> list[_Series]:
         )
         for key in sorted(set(keys), key=natural_key)
     ]
+
+
+def _name_of(tree: FileTree) -> str:
+    return tree.path.name if isinstance(tree, FolderTree) else tree.path.stem
 
 
 def _pick(items: Sequence[Item], index: int | None) -> Item | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +13,7 @@ from LiverMarginLib.datasets.labels import LabelChoice
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.io.archive import FileTree
 from LiverMarginLib.io.kitti import KittiExport, KittiFrame, KittiMask
-from LiverMarginLib.io.png import decode_indices, decode_picture, picture_size
+from LiverMarginLib.io.png import decode_indices, decode_picture
 from LiverMarginLib.volume import Geometry
 
 
@@ -46,13 +45,16 @@ class PictureStack:
         InputError
             If it is damaged, or a colour picture whose channels differ.
         """
-        name = self.names[index]
-        return _as_grey(decode_picture(self.tree.read(name), PurePosixPath(name).name), name)
+        return self.as_grey(index, self.decode(index))
 
-    def size(self, index: int) -> tuple[int, int]:
-        """Height and width of picture `index` from its header alone."""
+    def decode(self, index: int) -> npt.NDArray[Any]:
+        """Decode picture `index` as it is stored: shape (h, w), or (h, w, 3) where it has three channels."""
         name = self.names[index]
-        return picture_size(self.tree.read(name), PurePosixPath(name).name)
+        return decode_picture(self.tree.read(name), PurePosixPath(name).name)
+
+    def as_grey(self, index: int, picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What `decode` gave for picture `index` as shape (h, w); `InputError` where its channels differ."""
+        return _as_grey(picture, self.names[index])
 
     def geometry(self, height: int, width: int) -> Geometry:
         """The grid of the stack: rows run to posterior, columns to the patient's left, as radiologists see it.
@@ -140,17 +142,6 @@ class LabelFile:
 
 ImageSource = PictureStack | VolumeFile
 MaskSource = KittiMasks | PictureMasks | LabelFile
-
-
-def has_colour_channels(content: bytes, name: str) -> bool:
-    """Whether a picture has three channels, equal or not."""
-    return decode_picture(content, name).ndim == 3
-
-
-def stems(names: Sequence[str], below: str = "") -> list[str]:
-    """File names without suffix and without the folder `below`."""
-    prefix = f"{below}/" if below else ""
-    return [PurePosixPath(name.removeprefix(prefix)).with_suffix("").as_posix() for name in names]
 
 
 def _as_grey(picture: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:

@@ -87,12 +87,6 @@ def decode_colours(content: bytes, name: str) -> npt.NDArray[np.uint8]:
         return np.asarray(picture.convert("RGB"))
 
 
-def picture_size(content: bytes, name: str) -> tuple[int, int]:
-    """Height and width from the header alone; `InputError` where there is none."""
-    with _open(content, name, load=False) as picture:
-        return picture.height, picture.width
-
-
 def encode_png(array: npt.NDArray[Any]) -> bytes:
     """Encode uint8 or uint16 (h, w), or uint8 (h, w, 3), as PNG.
 
@@ -112,15 +106,14 @@ def encode_png(array: npt.NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _open(content: bytes, name: str, *, load: bool = True) -> Image.Image:
+def _open(content: bytes, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
             picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "BMP", "TIFF"))
             if picture.width * picture.height > _MAX_PIXELS:
                 raise InputError(f"{name} claims {picture.width} x {picture.height} pixels; do not trust this file.")
-            if load:
-                picture.load()
+            picture.load()
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise InputError(f"{name} is damaged or not a picture; export it again.", str(error)) from error
     return picture

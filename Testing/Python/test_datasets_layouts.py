@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from dataset_builders import LABEL_TABLE, ct_like, images, png, put, put_case, put_frame, put_volume, two_pieces
 
+from LiverMarginLib.datasets.check import check_dataset
 from LiverMarginLib.datasets.labels import choose_labels
 from LiverMarginLib.datasets.layouts import open_dataset
 from LiverMarginLib.datasets.matching import match_masks
@@ -163,6 +164,30 @@ def test_plain_black_and_white_masks_are_liver_wherever_they_are_not_black(tmp_p
     dataset = open_dataset(tmp_path)
     assert dataset.layout is Layout.PICTURES
     np.testing.assert_array_equal(dataset.load(dataset.cases[0]).labels.array[1], two_pieces())
+
+
+@pytest.mark.parametrize("folder", ["images/", ""])
+def test_one_patients_images_with_a_zip_of_masks_beside_them_are_one_case(tmp_path, folder):
+    for number, image in enumerate(images(3)):
+        put(tmp_path / "data" / f"{folder}{number:02d}.png", png(image))
+    write_kitti(None, [None, two_pieces(), None], tmp_path / "data" / "task.zip", stems=["00", "01", "02"])
+    dataset = open_dataset(tmp_path / "data")
+    assert ids(dataset) == ["data"]
+    assert dataset.load("data").annotated.tolist() == [False, True, False]
+
+
+def test_a_case_that_cannot_be_understood_is_left_out_and_reported_and_the_others_stay(tmp_path):
+    for number in (1, 2, 3):
+        put_case(tmp_path / f"Case {number}", seed=number)
+    put(tmp_path / "Case 2" / "masks" / "label_colors.txt", "no colour here at all\n1 2\n")
+    put(tmp_path / "Case 3" / "more.zip", b"no zip")
+    dataset = open_dataset(tmp_path)
+    assert ids(dataset) == ["Case 1"]
+    assert [case for case, _ in dataset.left_out] == ["Case 2", "Case 3"]
+    assert "2 could not be understood and are left out: Case 2, Case 3." in dataset.notes
+    problems = check_dataset(dataset).problems
+    assert any("Case 2: Line 2 of label_colors.txt" in line for line in problems)
+    assert any("Case 3: more.zip is not a zip" in line for line in problems)
 
 
 def test_grey_stored_as_colour_is_read_and_true_colour_is_refused(tmp_path):
