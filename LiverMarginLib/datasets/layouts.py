@@ -21,7 +21,8 @@ from LiverMarginLib.datasets.volume_layouts import decathlon_cases, pair_cases
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.io.archive import FileTree, FolderTree, ZipLimits, ZipTree, open_tree
 from LiverMarginLib.io.detect import natural_key
-from LiverMarginLib.io.kitti import ENCODINGS, IMAGE_FOLDER, LABEL_TABLE
+from LiverMarginLib.io.kitti import ENCODINGS, IMAGE_FOLDER
+from LiverMarginLib.io.kitti_labels import LABEL_TABLE
 from LiverMarginLib.volume import Modality
 
 _SUBSET_NAMES = frozenset({"default", "train", "training", "val", "validation", "test", "testing"})

@@ -28,9 +28,9 @@ from scipy import ndimage
 
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.io.archive import FileTree, ZipLimits, open_tree
+from LiverMarginLib.io.kitti_labels import LABEL_TABLE, KittiLabel, parse_label_table
 from LiverMarginLib.io.png import PICTURE_SUFFIXES, decode_colours, decode_indices
 
-LABEL_TABLE = "label_colors.txt"
 IMAGE_FOLDER = "image_2"
 INSTANCE, SEMANTIC, SEMANTIC_RGB = ENCODINGS = ("instance", "semantic", "semantic_rgb")
 DEFAULT_SUBSET = "default"
@@ -38,16 +38,6 @@ _EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
 _FRAMES_TO_PROBE = 5
 
 IndexImage = npt.NDArray[np.int64]
-Colour = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class KittiLabel:
-    """A line of label_colors.txt: the class number, its name and its colour in ``semantic_rgb``, None if not said."""
-
-    index: int
-    name: str
-    colour: Colour | None
 
 
 @dataclass(frozen=True)
@@ -265,51 +255,6 @@ def read_kitti(
         return KittiExport(tree, (), subsets, (note,))
     labels = parse_label_table(contents.pop().decode("utf-8-sig", errors="replace"), shown)
     return _settle_label_order(KittiExport(tree, labels, subsets))
-
-
-def parse_label_table(text: str, shown: str = LABEL_TABLE) -> tuple[KittiLabel, ...]:
-    """Parse label_colors.txt, "R G B name" or "name" a line; a name may hold spaces.
-
-    Background (named so, or black) becomes class 0 wherever it stands, and is added where it is missing; the others
-    are numbered in the order of their lines.
-
-    Raises
-    ------
-    InputError
-        If a line is not of that form, or a name or a colour occurs twice.
-    """
-    entries: list[tuple[str, Colour | None]] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        entry = _parse_label(line)
-        if entry is None:
-            raise InputError(
-                f'Line {number} of {LABEL_TABLE} in {shown} is not "red green blue name"; export the masks again.'
-            )
-        entries.append(entry)
-    names = [name for name, _ in entries]
-    colours = [colour for _, colour in entries if colour is not None]
-    if len(set(names)) < len(names) or len(set(colours)) < len(colours):
-        raise InputError(f"{LABEL_TABLE} in {shown} holds a name or a colour twice; give each label its own.")
-    background = [entry for entry in entries if entry[0].casefold() == "background"]
-    background += [entry for entry in entries if entry[1] == (0, 0, 0)]
-    first = background[0] if background else ("background", (0, 0, 0))
-    ordered = [first, *(entry for entry in entries if entry != first)]
-    return tuple(KittiLabel(index, name, colour) for index, (name, colour) in enumerate(ordered))
-
-
-def _parse_label(line: str) -> tuple[str, Colour | None] | None:
-    fields = line.split(maxsplit=3)
-    if not fields[0].lstrip("-").isdigit():
-        return line, None  # an exporter that knew no colours writes the name alone
-    try:
-        red, green, blue = (int(value) for value in fields[:3])
-        name = fields[3].strip()
-    except (ValueError, IndexError):
-        return None
-    return (name, (red, green, blue)) if all(0 <= value <= 255 for value in (red, green, blue)) else None
 
 
 def number_components(mask: npt.NDArray[Any]) -> npt.NDArray[np.int32]:

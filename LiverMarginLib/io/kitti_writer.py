@@ -23,13 +23,11 @@ from LiverMarginLib.io.kitti import (
     DEFAULT_SUBSET,
     IMAGE_FOLDER,
     INSTANCE,
-    LABEL_TABLE,
     SEMANTIC,
     SEMANTIC_RGB,
-    Colour,
-    KittiLabel,
     number_components,
 )
+from LiverMarginLib.io.kitti_labels import LABEL_TABLE, Colour, KittiLabel
 from LiverMarginLib.io.png import encode_png
 from LiverMarginLib.terminology import LIVER, LIVER_MASS
 from LiverMarginLib.volume import IntensityKind, LabelMap, Volume, axial_view

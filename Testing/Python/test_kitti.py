@@ -13,7 +13,8 @@ from PIL import Image
 
 from LiverMarginLib.errors import GeometryError, InputError, ResourceError
 from LiverMarginLib.io import kitti_writer
-from LiverMarginLib.io.kitti import parse_label_table, read_kitti
+from LiverMarginLib.io.kitti import read_kitti
+from LiverMarginLib.io.kitti_labels import parse_label_table
 from LiverMarginLib.io.kitti_writer import write_kitti
 from LiverMarginLib.volume import Geometry, IntensityKind, LabelMap, Volume
 
