@@ -146,7 +146,7 @@ class _Mesentery:
 
     def paint(self, canvas: Canvas) -> None:
         material = canvas.palette.add(Tissue.VEIN, Organ.VESSEL)
-        paint_tubes(canvas, self.tubes, material, over=canvas.fill([Organ.VISCERAL_FAT]))
+        paint_tubes(canvas, self.tubes, material, over=(Organ.VISCERAL_FAT,))
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class _Ascites:
         fluid = np.maximum(wall, canvas.fields["dome"] + 1)
         fluid = np.maximum(fluid, (canvas.y - 62) * 0.5).astype(np.float32)
         material = canvas.palette.add(Tissue.ASCITES, Organ.ASCITES)
-        canvas.paint(material, fluid, WHOLE, over=canvas.fill([Organ.VISCERAL_FAT]), solid=False)
+        canvas.paint(material, fluid, WHOLE, over=(Organ.VISCERAL_FAT,), solid=False)
 
 
 def _draw_findings(rng: np.random.Generator, options: PhantomOptions) -> dict[str, bool]:
@@ -179,7 +179,11 @@ def _draw_findings(rng: np.random.Generator, options: PhantomOptions) -> dict[st
         ("arms_down", 0.2),
     ):
         drawn = bool(rng.random() < prevalence)
-        asked = (None if options.arms is None else options.arms is Arms.DOWN) if name == "arms_down" else getattr(options, name)
+        asked = (
+            (None if options.arms is None else options.arms is Arms.DOWN)
+            if name == "arms_down"
+            else getattr(options, name)
+        )
         findings[name] = drawn if asked is None else bool(asked)
     return findings
 

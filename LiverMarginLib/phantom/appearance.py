@@ -116,9 +116,7 @@ class Appearance:
     coarse: dict[Tissue, float]
 
     @classmethod
-    def draw(
-        cls, rng: np.random.Generator, phase: Phase | None, random_contrast: float, steatosis: bool
-    ) -> Appearance:
+    def draw(cls, rng: np.random.Generator, phase: Phase | None, random_contrast: float, steatosis: bool) -> Appearance:
         """Draw the intensities of a scan in a phase (mostly portal when None)."""
         drawn = Phase(rng.choice([str(p) for p in _PHASES], p=[0.18, 0.16, 0.5, 0.16]))
         phase = drawn if phase is None else phase
@@ -144,13 +142,17 @@ class Appearance:
         if not unrelated:
             hu[Tissue.LIVER] -= fat_liver
             hu[Tissue.LUNG_VESSEL] = min(hu[Tissue.LUNG_VESSEL], 250)
+        coarse = {t: k.coarse * texture for t, k in _LOOKS.items()}
+        if phase is Phase.ARTERIAL:
+            coarse[Tissue.SPLEEN] += float(rng.uniform(5, 28))  # the red pulp fills unevenly
+        coarse[Tissue.LIVER] += float(rng.exponential(1.5))
         return cls(
             phase,
             unrelated,
             hu,
             {t: k.shade for t, k in _LOOKS.items()},
             {t: k.fine * texture for t, k in _LOOKS.items()},
-            {t: k.coarse * texture for t, k in _LOOKS.items()},
+            coarse,
         )
 
     def tables(

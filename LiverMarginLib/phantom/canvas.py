@@ -6,7 +6,6 @@ partial volume at their borders, and for drawing any number of contrast phases f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +17,7 @@ from LiverMarginLib.phantom.splines import SplineField
 from LiverMarginLib.phantom.tissues import Tissue
 
 Box = tuple[slice, slice, slice]
+Organs = tuple[int, ...]
 FAR = 60.0  # mm; the clearance of a place where nothing has been painted yet
 
 
@@ -49,12 +49,10 @@ class Palette:
         self.materials.append(material)
         return len(self.materials) - 1
 
-    def select(self, organs: Iterable[int]) -> npt.NDArray[np.bool_]:
-        """Boolean table, shape (256,), of the materials that belong to `organs`."""
-        wanted = {int(o) for o in organs}
+    def select(self, organs: Organs) -> npt.NDArray[np.bool_]:
+        """Boolean table, shape (256,), of the materials registered so far that belong to `organs`."""
         table = np.zeros(256, dtype=bool)
-        for number, material in enumerate(self.materials):
-            table[number] = material.organ in wanted
+        table[: len(self.materials)] = [material.organ in organs for material in self.materials]
         return table
 
 
@@ -187,8 +185,9 @@ class Canvas:
         material: int,
         distance: FloatArray,
         box: Box,
-        over: npt.NDArray[np.bool_] | None = None,
+        over: Organs | None = None,
         solid: bool = True,
+        margin: float = 0.0,
     ) -> None:
         """Fill the inside of a field with a material, with partial volume at its surface.
 
@@ -202,25 +201,28 @@ class Canvas:
         distance : ndarray of float32
             Field on `box`, negative inside; any units.
         box : tuple of slice
-        over : ndarray of bool, shape (256,), optional
-            Materials that may be painted over; all when None.
+        over : tuple of Organ, optional
+            What may be painted over (0 is the air outside); everything when None.
         solid : bool
             Whether later organs must stay clear of this one (the field is then in mm).
+        margin : float
+            How far in mm they must stay, beyond the gap that each keeps: fat that belongs to this organ.
         """
         if solid:
-            np.minimum(self.clearance[box], distance, out=self.clearance[box])
+            np.minimum(self.clearance[box], distance - np.float32(margin), out=self.clearance[box])
         # Fields rise by about 1 per mm, so only voxels this near to the surface can be partly covered.
         limit = np.float32(0.75 * self.voxel)
         first, second, share = self.first[box], self.second[box], self.share[box]
         inside = distance < -limit
-        if over is not None:
-            inside &= over[first]
+        allowed = None if over is None else self.palette.select(over)
+        if allowed is not None:
+            inside &= allowed[first]
         np.copyto(first, np.uint8(material), where=inside)
         np.copyto(share, np.float32(1), where=inside)
 
         near = np.abs(distance) <= limit
-        if over is not None:
-            near &= over[first]
+        if allowed is not None:
+            near &= allowed[first]
         where = np.nonzero(near)
         if not where[0].size:
             return
@@ -228,7 +230,7 @@ class Canvas:
         covered = np.clip(np.float32(0.5) - distance[where] / np.maximum(reach, np.float32(1e-4)), 0, 1)
         old, old_share = first[where], share[where]
         old_second = second[where]
-        loose = self.background()
+        loose = self.palette.select((Organ.VISCERAL_FAT,))
         same = old == material
         takes = (covered > 0.5) & ~same
         # Where two organs meet, the rest of the voxel is the other organ, not the fat that was there before both.
@@ -240,14 +242,6 @@ class Canvas:
         share[where] = np.where(
             takes, covered, np.where(touches, 1 - covered, np.where(same, np.maximum(old_share, covered), old_share))
         )
-
-    def background(self) -> npt.NDArray[np.bool_]:
-        """Table of the materials that only fill the room between organs: visceral fat."""
-        return self.palette.select((Organ.VISCERAL_FAT,))
-
-    def fill(self, organs: Iterable[Organ]) -> npt.NDArray[np.bool_]:
-        """Table of materials of these organs, for the `over` of `paint`."""
-        return self.palette.select(organs)
 
 
 def _range_across_voxels(distance: FloatArray, where: tuple[npt.NDArray[np.intp], ...]) -> FloatArray:

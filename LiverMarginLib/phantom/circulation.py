@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from LiverMarginLib.phantom.canvas import Canvas
+from LiverMarginLib.phantom.canvas import Canvas, Organs
 from LiverMarginLib.phantom.fields import ellipsoid, rotation, smooth_max, smooth_min
 from LiverMarginLib.phantom.organs import Organ
 from LiverMarginLib.phantom.tissues import Tissue
@@ -33,16 +33,32 @@ class GreatVessels:
         wide = rng.uniform(8.5, 13.5)
         sway = rng.normal(0, 3)
         course = np.array(
-            [(22, 50, 260), (20, 48, 150), (16, 44, 95), (9, 37, 45), (4 + sway, 32, 0), (3 + sway, 27, -60),
-             (1, 27, -112)], dtype=float
+            [
+                (22, 50, 260),
+                (20, 48, 150),
+                (16, 44, 95),
+                (9, 37, 45),
+                (4 + sway, 32, 0),
+                (3 + sway, 27, -60),
+                (1, 27, -112),
+            ],
+            dtype=float,
         )
         aorta = Tube.through(course, wide * np.array([1.15, 1.12, 1.1, 1.05, 1, 0.88, 0.8]))
         left_iliac = Tube.through([course[-1], (28, 34, -160), (60, 10, -260)], wide * 0.5)
         right_iliac = Tube.through([course[-1], (-26, 34, -160), (-60, 10, -260)], wide * 0.5)
         broad = rng.uniform(9, 13.5)
         cava_course = np.array(
-            [(-20, -2, 118), (-23, 10, 88), (-27, 20, 60), (-27, 25, 20), (-25, 27, -20), (-23, 29, -70),
-             (-19, 32, -116)], dtype=float
+            [
+                (-20, -2, 118),
+                (-23, 10, 88),
+                (-27, 20, 60),
+                (-27, 25, 20),
+                (-25, 27, -20),
+                (-23, 29, -70),
+                (-19, 32, -116),
+            ],
+            dtype=float,
         ) + rng.normal(0, 2, 3)
         cava = Tube.through(cava_course, broad * np.array([1.15, 1.1, 1.05, 1, 1, 0.9, 0.85]))
         arteries = [left_iliac, right_iliac]
@@ -76,11 +92,11 @@ class GreatVessels:
     def paint(self, canvas: Canvas) -> None:
         """Paint aorta, cava, branches and oesophagus."""
         add = canvas.palette.add
-        over = canvas.fill([Organ.VISCERAL_FAT, Organ.MUSCLE, Organ.RIGHT_LUNG, Organ.LEFT_LUNG])
+        over = (Organ.VISCERAL_FAT, Organ.MUSCLE, Organ.RIGHT_LUNG, Organ.LEFT_LUNG)
         found = self.aorta.field(canvas, blend=3)
         if found is not None:
             box, distance = found
-            lungs = canvas.fill([Organ.RIGHT_LUNG, Organ.LEFT_LUNG])
+            lungs = (Organ.RIGHT_LUNG, Organ.LEFT_LUNG)
             fat = add(Tissue.VISCERAL_FAT, Organ.VISCERAL_FAT)
             canvas.paint(fat, distance - 1.5, box, over=lungs, solid=False)
             canvas.paint(add(Tissue.ARTERY, Organ.AORTA), distance, box, over=over)
@@ -89,7 +105,7 @@ class GreatVessels:
             part = canvas.box(np.array(at) - radius, np.array(at) + radius, pad=4)
             if part is not None:
                 plaque = ellipsoid(*canvas.at(part), at, (radius, radius, 1.8 * radius))
-                canvas.paint(calcium, plaque, part, over=canvas.fill([Organ.AORTA]) | over, solid=False)
+                canvas.paint(calcium, plaque, part, over=(Organ.AORTA, *over), solid=False)
         found = self.cava.field(canvas, blend=3)
         if found is not None:
             box, distance = found
@@ -99,27 +115,27 @@ class GreatVessels:
             lower = add(Tissue.CAVA_LOWER, Organ.VENA_CAVA)
             canvas.paint(upper, distance, box, over=over)
             below = np.maximum(distance, level)
-            canvas.paint(lower, below, box, over=canvas.fill([Organ.VENA_CAVA]), solid=False)
-        fat_only = canvas.fill([Organ.VISCERAL_FAT])
+            canvas.paint(lower, below, box, over=(Organ.VENA_CAVA,), solid=False)
+        fat_only = (Organ.VISCERAL_FAT,)
         paint_tubes(canvas, self.arteries, add(Tissue.ARTERY, Organ.VESSEL), over=fat_only, solid=True)
         veins = add(Tissue.VEIN, Organ.VESSEL)
         paint_tubes(canvas, self.veins, veins, over=fat_only, solid=True)
         self._paint_oesophagus(canvas, over)
 
-    def _paint_oesophagus(self, canvas: Canvas, over: npt.NDArray[np.bool_]) -> None:
+    def _paint_oesophagus(self, canvas: Canvas, over: Organs) -> None:
         found = self.oesophagus.field(canvas)
         if found is None:
             return
         box, distance = found
         distance = canvas.avoid(distance, box, gap=1)
         fat = canvas.palette.add(Tissue.VISCERAL_FAT, Organ.VISCERAL_FAT)
-        lungs = canvas.fill([Organ.RIGHT_LUNG, Organ.LEFT_LUNG])
+        lungs = (Organ.RIGHT_LUNG, Organ.LEFT_LUNG)
         canvas.paint(fat, distance - 2, box, over=lungs, solid=False)
         canvas.paint(canvas.palette.add(Tissue.STOMACH_WALL, Organ.OESOPHAGUS), distance, box, over=over)
         if self.oesophagus_gas:
             gas = canvas.palette.add(Tissue.GAS, Organ.OESOPHAGUS)
             inside = distance + 4.2 + canvas.noise(14, box)
-            canvas.paint(gas, inside, box, over=canvas.fill([Organ.OESOPHAGUS]), solid=False)
+            canvas.paint(gas, inside, box, over=(Organ.OESOPHAGUS,), solid=False)
 
 
 @dataclass(frozen=True)
@@ -141,17 +157,19 @@ class Heart:
             for _ in range(3):
                 heading = np.array([side * rng.uniform(0.2, 0.9), rng.uniform(-0.3, 0.9), rng.uniform(-1, 0.1)])
                 start = (side * 38, rng.uniform(0, 30), rng.uniform(105, 150))
-                vessels += grow_tree(
-                    rng, start, heading, 5.0, thinnest=0.7, length=34, wander=0.14, limit=46
-                )
+                vessels += grow_tree(rng, start, heading, 5.0, thinnest=0.7, length=34, wander=0.14, limit=46)
         return cls(
-            tuple(centre), float(rng.uniform(0.88, 1.15)), float(rng.uniform(2, 9)), float(rng.uniform(-30, 15)), vessels
+            tuple(centre),
+            float(rng.uniform(0.88, 1.15)),
+            float(rng.uniform(2, 9)),
+            float(rng.uniform(-30, 15)),
+            vessels,
         )
 
     def paint(self, canvas: Canvas) -> None:
         """Paint lung vessels, mediastinal fat, heart muscle and the blood in the chambers."""
         add = canvas.palette.add
-        lungs = canvas.fill([Organ.RIGHT_LUNG, Organ.LEFT_LUNG])
+        lungs = (Organ.RIGHT_LUNG, Organ.LEFT_LUNG)
         lung_vessel_right = add(Tissue.LUNG_VESSEL, Organ.VESSEL)
         paint_tubes(canvas, self.lung_vessels, lung_vessel_right, over=lungs)
         box = canvas.box((-70, -130, 10), (110, 75, 400))
@@ -171,12 +189,12 @@ class Heart:
         slab = slab + 3 * canvas.noise(30, box)
         slab = np.maximum(slab, np.maximum(cavity + 1, -canvas.fields["dome"][box]))
         mediastinum = smooth_min(slab.astype(np.float32), heart - self.fat - canvas.noise(30, box), 14)
-        over = lungs | canvas.fill([Organ.MUSCLE, Organ.VISCERAL_FAT])
+        over = (*lungs, Organ.MUSCLE, Organ.VISCERAL_FAT)
         mediastinum = np.maximum(mediastinum, cavity)
         mediastinum = np.minimum(mediastinum, np.maximum(canvas.clearance[box] - 2, heart - 14))
         canvas.paint(add(Tissue.VISCERAL_FAT, Organ.VISCERAL_FAT), mediastinum, box, over=lungs, solid=False)
         canvas.paint(add(Tissue.HEART_MUSCLE, Organ.HEART), heart, box, over=over)
-        inside = canvas.fill([Organ.HEART])
+        inside = (Organ.HEART,)
         for tissue, at, radii in (
             (Tissue.HEART_RIGHT, (-30, 0, 14), (25, 30, 34)),
             (Tissue.HEART_RIGHT, (4, -22, 4), (40, 17, 38)),
@@ -193,9 +211,13 @@ def draw_mesentery(rng: np.random.Generator) -> list[Tube]:
     """Vessels that fan out in the visceral fat from the roots of the mesenteries."""
     tubes: list[Tube] = []
     roots = [((0, -4, -50), (0.1, -0.9, -0.4)), ((-6, -8, -80), (-0.5, -0.7, -0.4)), ((4, -6, -80), (0.6, -0.7, -0.3))]
-    roots += [((20, -10, -40), (0.8, -0.6, 0.0)), ((0, -8, -110), (0.0, -0.7, -0.7)), ((-20, -20, -50), (-0.8, -0.4, 0))]
+    roots += [
+        ((20, -10, -40), (0.8, -0.6, 0.0)),
+        ((0, -8, -110), (0.0, -0.7, -0.7)),
+        ((-20, -20, -50), (-0.8, -0.4, 0)),
+    ]
     roots += [((30, 0, 10), (0.8, -0.4, 0.4)), ((60, 20, 20), (0.6, -0.6, 0.5)), ((10, -50, -20), (0.7, -0.4, -0.4))]
     for start, heading in roots:
         place = np.array(start) + rng.normal(0, 6, 3)
-        tubes += grow_tree(rng, place, heading, 2.6, thinnest=0.6, length=34, wander=0.22, limit=34)
+        tubes += grow_tree(rng, place, heading, 3.0, thinnest=0.6, length=34, wander=0.22, limit=44)
     return tubes

@@ -56,9 +56,9 @@ class Hollow:
         distance = smooth_max(distance, canvas.fields["dome"][box] + 3, 6)
         distance = canvas.avoid(distance, box, gap=self.gap, width=5)
         palette = canvas.palette
-        over = canvas.fill([Organ.VISCERAL_FAT])
+        over = (Organ.VISCERAL_FAT,)
         canvas.paint(palette.add(self.wall_tissue, self.organ), distance, box, over=over)
-        inside = canvas.fill([self.organ])
+        inside = (self.organ,)
         lumen = distance + self.wall + self.folds * np.clip(canvas.noise(14, box), -0.4, 1.6)
         canvas.paint(palette.add(self.content, self.organ, self.shade), lumen, box, over=inside, solid=False)
         if self.gas_level > -150:
@@ -69,24 +69,32 @@ class Hollow:
             canvas.paint(palette.add(Tissue.GAS, self.organ), gas, box, over=inside, solid=False)
 
 
-def draw_stomach(rng: np.random.Generator, torso_front: float) -> list[Hollow]:
-    """Draw stomach and duodenum."""
-    full = rng.uniform(0.7, 1.2)
+def draw_stomach(rng: np.random.Generator, front: float) -> list[Hollow]:
+    """Draw stomach and duodenum; `front` is the depth of the front wall in mm, negative."""
+    full = rng.uniform(0.6, 1.12)
     low = rng.uniform(-70, -15)
     course = np.array(
-        [(52, 24, 70), (64, 12, 52), (66, -14, 24), (54, -42, -6), (24, -56, low * 0.7 - 10), (-8, -44, low * 0.6 - 8),
-         (-28, -28, -18)], dtype=float
+        [
+            (52, 24, 70),
+            (64, 12, 52),
+            (66, -14, 24),
+            (54, -42, -6),
+            (24, -56, low * 0.7 - 10),
+            (-8, -44, low * 0.6 - 8),
+            (-28, -28, -18),
+        ],
+        dtype=float,
     ) + rng.normal(0, 5, (7, 3))
     radii = np.array([30, 38, 34, 28, 22, 16, 10]) * full * rng.uniform(0.85, 1.15, 7)
     content = rng.choice([Tissue.FLUID, Tissue.FOOD, Tissue.ORAL_CONTRAST], p=[0.45, 0.4, 0.15])
-    gas = rng.uniform(4, 50) if rng.random() < 0.8 else -999.0
+    gas = max(front + 6, float((course[:, 1] - radii).min())) + rng.uniform(4, 55) if rng.random() < 0.8 else -999.0
     stomach = Hollow(
         Organ.STOMACH,
         Tube.through(course, np.maximum(radii, 9)),
         float(rng.uniform(3, 6.5)),
         Tissue.STOMACH_WALL,
         Tissue(content),
-        float((course[:, 1] - radii).min() + gas),
+        float(gas),
         float(rng.uniform(0.8, 3.5)),
         float(np.clip(rng.normal(), -2, 2)),
     )
@@ -114,9 +122,23 @@ def draw_colon(rng: np.random.Generator, front: float) -> list[Hollow]:
     """
     sag = rng.uniform(-110, -40)
     course = np.array(
-        [(-92, 32, -205), (-98, 38, -160), (-98, 34, -110), (-88, 10, -82), (-66, front + 40, -70),
-         (-30, front + 24, 0.6 * sag - 20), (10, front + 22, sag), (50, front + 26, 0.6 * sag), (84, front + 55, -14),
-         (102, 6, 26), (108, 40, -30), (110, 48, -90), (106, 44, -150), (92, 30, -205)], dtype=float
+        [
+            (-92, 32, -205),
+            (-98, 38, -160),
+            (-98, 34, -110),
+            (-88, 10, -82),
+            (-66, front + 40, -70),
+            (-30, front + 24, 0.6 * sag - 20),
+            (10, front + 22, sag),
+            (50, front + 26, 0.6 * sag),
+            (84, front + 55, -14),
+            (102, 6, 26),
+            (108, 40, -30),
+            (110, 48, -90),
+            (106, 44, -150),
+            (92, 30, -205),
+        ],
+        dtype=float,
     ) + rng.normal(0, (6, 6, 8), (14, 3))
     line = Tube.through(course, rng.uniform(13, 24), step=9)
     n = len(line.points)

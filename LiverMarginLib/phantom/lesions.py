@@ -69,8 +69,8 @@ class Lesion:
         mass = ellipsoid(*canvas.at(box), c, r, rotation(yaw=self.turn))
         mass = mass + self.rough * canvas.noise(14, box)
         add = canvas.palette.add
-        over = canvas.fill([Organ.LIVER, Organ.LIVER_VESSEL, Organ.LIVER_MASS])
-        inside = canvas.fill([Organ.LIVER_MASS])
+        over = (Organ.LIVER, Organ.LIVER_VESSEL, Organ.LIVER_MASS)
+        inside = (Organ.LIVER_MASS,)
         if self.rim:
             canvas.paint(add(Tissue.LESION_RIM, Organ.LIVER_MASS, self.shade), mass, box, over=over, solid=False)
             over = inside
@@ -81,9 +81,7 @@ class Lesion:
             canvas.paint(add(Tissue.CYST, Organ.LIVER_MASS, self.shade), depth, box, over=inside, solid=False)
 
 
-def draw_lesions(
-    rng: np.random.Generator, count: int | None, places: npt.NDArray[np.float64]
-) -> list[Lesion]:
+def draw_lesions(rng: np.random.Generator, count: int | None, places: npt.NDArray[np.float64]) -> list[Lesion]:
     """Draw lesions at random places inside the liver.
 
     Parameters

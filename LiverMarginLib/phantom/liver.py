@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from LiverMarginLib.phantom.canvas import Canvas
+from LiverMarginLib.phantom.canvas import Canvas, Organs
 from LiverMarginLib.phantom.fields import FloatArray, ellipsoid, rotation, smooth_max, smooth_min
 from LiverMarginLib.phantom.organs import Organ
 from LiverMarginLib.phantom.tissues import Tissue
@@ -18,8 +18,9 @@ from LiverMarginLib.phantom.tubes import Tube, grow_tree, paint_tubes
 class LiverShape:
     """Parameters of one liver; lengths in mm, `scale` and the lobes' factors relative to an average one.
 
-    The visceral surface is the plane ``lift`` that rises from the right lower tip to the hilum, the left lobe a
-    flattened ellipsoid cut by the plane that faces the stomach.
+    The visceral surface is a plane that rises by `tilt` degrees from the right lower tip to the hilum, moved by `lift`
+    and turned by `turn`; the left lobe is a flattened ellipsoid cut by a plane that faces the stomach at `facing`
+    degrees and is `hollow` to it. `edge` is the roundness of the margins where these meet the other surfaces.
     """
 
     scale: float
@@ -33,6 +34,10 @@ class LiverShape:
     tilt: float
     fissure: float
     slant: float
+    turn: float
+    edge: float
+    facing: float
+    hollow: float
     tongue: float
     nodules: float
     wall_gap: float
@@ -60,13 +65,17 @@ class LiverShape:
             scale=size if scale is None else scale,
             right=float(rng.uniform(0.9, 1.1)) * shrink,
             left=float(rng.uniform(0.8, 1.2)) * (1.12 if cirrhosis else 1.0),
-            left_reach=float(rng.uniform(105, 135) if wraps else rng.uniform(50, 98)),
+            left_reach=float(rng.uniform(105, 135) if wraps else rng.uniform(60, 118)),
             left_drop=float(rng.uniform(-32, 26)),
             left_thick=float(rng.uniform(32, 52)),
             caudate=float(rng.uniform(0.8, 1.2)) * (1.3 if cirrhosis else 1.0),
             lift=float(rng.normal(0, 9)),
             tilt=float(rng.uniform(26, 46)),
             fissure=float(rng.uniform(0.6, 3.0) * (2.0 if cirrhosis else 1.0)),
+            turn=float(rng.uniform(-0.12, 0.2)),
+            edge=float(rng.uniform(4, 16)),
+            facing=float(rng.uniform(38, 62)),
+            hollow=float(rng.uniform(-0.001, 0.004)),
             slant=float(rng.uniform(-0.15, 0.45)),
             tongue=float(rng.uniform(50, 105) if riedel else 0.0),
             nodules=float(rng.uniform(1.2, 2.8) if cirrhosis else 0.25),
@@ -104,7 +113,10 @@ class Liver:
             gallbladder = Tube.through([neck, middle, fundus], [width * 0.4, width * 0.85, width])
             if rng.random() < 0.15:
                 stones = tuple(
-                    (*(gallbladder.points[-2] + rng.normal(0, width * 0.35, 3) + (0, width * 0.4, 0)), rng.uniform(2, 6))
+                    (
+                        *(gallbladder.points[-2] + rng.normal(0, width * 0.35, 3) + (0, width * 0.4, 0)),
+                        rng.uniform(2, 6),
+                    )
                     for _ in range(rng.integers(1, 5))
                 )
         portal, trunk = _draw_portal(rng, s)
@@ -126,16 +138,18 @@ class Liver:
         lower = np.float32(np.cos(a)) * (x + 30 * s) - np.float32(np.sin(a)) * (z + p.lift)
         # Concave below: the anterior edge hangs lower than the middle of the visceral surface.
         lower = lower - 10 * np.exp(-(((y + 62) / 34) ** 2)).astype(np.float32) - 6 * np.clip(y / 60, 0, 1)
-        right = smooth_max(right, lower.astype(np.float32) + 0.7 * wave, 16)
+        right = smooth_max(right, (lower + p.turn * y).astype(np.float32) + 0.7 * wave, p.edge)
 
         centre = np.array([8, -46, 36 + 0.3 * p.left_drop]) * s
         axes = rotation(yaw=-8, roll=-12)
         radii = np.array([p.left_reach, 56, p.left_thick - 0.35 * p.left_drop]) * s * p.left**0.33
         left = ellipsoid(x, y, z, centre, radii, axes)
-        behind = 0.62 * (x - 4) + 0.78 * (y - 12 * s) - 0.42 * (z - 30)
+        a = np.radians(p.facing)
+        behind = np.float32(np.cos(a)) * (x - 4) + np.float32(np.sin(a)) * (y - 12 * s) - 0.42 * (z - 30)
+        behind = behind + p.hollow * np.square(np.clip(x - 20, 0, 100))
         if p.wraps:
             behind = behind - 0.75 * np.clip(x - 20, 0, 120)
-        left = smooth_max(left, behind.astype(np.float32) + 0.6 * wave, 12)
+        left = smooth_max(left, behind.astype(np.float32) + 0.6 * wave, 0.7 * p.edge)
         distance = smooth_min(right, left, 22)
         if p.tongue:
             tongue = ellipsoid(x, y, z, (-104 * s, -8, -70), (24, 46, p.tongue))
@@ -154,7 +168,9 @@ class Liver:
         distance = smooth_max(distance, -cleft, 3)
         # Fissure of the ligamentum teres, opening downwards: this is what parts the lobes in some slices.
         bend = 4 * fine + 1.5 * canvas.noise(14, box)
-        plane = np.abs(x + 8 * s + p.slant * (y + 40) + bend) - p.fissure * (0.2 + 0.4 * rough + np.maximum(12 - z, 0) / 11)
+        plane = np.abs(x + 8 * s + p.slant * (y + 40) + bend) - p.fissure * (
+            0.2 + 0.4 * rough + np.maximum(12 - z, 0) / 11
+        )
         teres = np.maximum(np.maximum(plane, (z - 22 * s) * 0.8), (y + 22) * 0.7)
         teres = np.maximum(teres, -y - 200)
         distance = smooth_max(distance, -teres.astype(np.float32), 4)
@@ -171,7 +187,7 @@ class Liver:
     def paint(self, canvas: Canvas) -> None:
         """Paint gallbladder, portal trunk, liver and its vessels, in this order of precedence."""
         palette = canvas.palette
-        over = canvas.fill([Organ.VISCERAL_FAT, Organ.MUSCLE])
+        over = (Organ.VISCERAL_FAT, Organ.MUSCLE)
         self._paint_gallbladder(canvas, over)
         trunk = palette.add(Tissue.PORTAL_BLOOD, Organ.PORTAL_VEIN)
         paint_tubes(canvas, [self.trunk], trunk, over=over, solid=True)
@@ -188,11 +204,11 @@ class Liver:
         canvas.fields["liver"] = np.full(canvas.shape, 60, dtype=np.float32)
         canvas.fields["liver"][box] = distance
         canvas.paint(palette.add(Tissue.LIVER, Organ.LIVER), distance, box, over=over)
-        inside = canvas.fill([Organ.LIVER])
+        inside = (Organ.LIVER,)
         paint_tubes(canvas, self.portal, palette.add(Tissue.LIVER_PORTAL, Organ.LIVER_VESSEL), over=inside)
         paint_tubes(canvas, self.veins, palette.add(Tissue.LIVER_VEIN, Organ.LIVER_VESSEL), over=inside)
 
-    def _paint_gallbladder(self, canvas: Canvas, over: npt.NDArray[np.bool_]) -> None:
+    def _paint_gallbladder(self, canvas: Canvas, over: Organs) -> None:
         if self.gallbladder is None:
             return
         found = self.gallbladder.field(canvas, blend=6)
@@ -203,7 +219,7 @@ class Liver:
         distance = canvas.avoid(distance, box, gap=0.5)
         palette = canvas.palette
         canvas.paint(palette.add(Tissue.BOWEL_WALL, Organ.GALLBLADDER), distance, box, over=over)
-        inside = canvas.fill([Organ.GALLBLADDER])
+        inside = (Organ.GALLBLADDER,)
         canvas.paint(palette.add(Tissue.BILE, Organ.GALLBLADDER), distance + 1.6, box, over=inside, solid=False)
         for x, y, z, radius in self.stones:
             part = canvas.box((x - radius, y - radius, z - radius), (x + radius, y + radius, z + radius))

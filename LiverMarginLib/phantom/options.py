@@ -104,7 +104,9 @@ class PhantomOptions:
     def __post_init__(self) -> None:
         shape, spacing = tuple(self.shape), tuple(self.spacing)
         if len(shape) != 3 or any(not isinstance(n, numbers.Integral) or n < 1 for n in shape):
-            raise InputError(f"A phantom's shape is three whole numbers of voxels (k, j, i), each 1 or more, not {shape}.")
+            raise InputError(
+                f"A phantom's shape is three whole numbers of voxels (k, j, i), each 1 or more, not {shape}."
+            )
         if math.prod(shape) > 2**31:
             raise InputError(f"A phantom of {shape} voxels is too large; ask for fewer than 2147483648 voxels.")
         if len(spacing) != 3 or any(not math.isfinite(s) or not 0.1 <= s <= 50 for s in spacing):

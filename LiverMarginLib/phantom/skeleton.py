@@ -13,7 +13,7 @@ from LiverMarginLib.phantom.organs import Organ
 from LiverMarginLib.phantom.tissues import Tissue
 from LiverMarginLib.phantom.torso import WHOLE, Torso
 
-_CORTEX = 1.3  # mm
+_CORTEX = 1.0  # mm
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Skeleton:
         cortical = canvas.palette.add(Tissue.CORTICAL_BONE, organ)
         trabecular = canvas.palette.add(Tissue.TRABECULAR_BONE, organ)
         canvas.paint(cortical, distance, box, solid=solid)
-        canvas.paint(trabecular, distance + _CORTEX, box, over=canvas.fill([organ]), solid=False)
+        canvas.paint(trabecular, distance + _CORTEX, box, over=(organ,), solid=False)
 
     def _paint_ribs(self, canvas: Canvas) -> None:
         ellipse, cosine = canvas.fields["ellipse"], canvas.fields["cosine"]
@@ -81,7 +81,8 @@ class Skeleton:
         round_back = 1 - angle
         fall = self.rib_fall * np.clip(round_back / 0.72, 0, 1) ** 0.88
         rise = 70 * np.clip((round_back - 0.72) / 0.28, 0, 1) ** 1.4
-        t = (z + fall - rise - self.rib_offset) / self.rib_pitch
+        neck_fall = 0.5 * np.clip(np.abs(canvas.x[band]) - 18, 0, 45)
+        t = (z + fall - rise + neck_fall - self.rib_offset) / self.rib_pitch
         off = (t - np.round(t)) * self.rib_pitch
         above = z - self.torso.margin(c)
         neck = np.clip((np.abs(canvas.x[band]) - 20) / 40, 0.55, 1)
@@ -95,7 +96,7 @@ class Skeleton:
         self._shell(canvas, ribs, WHOLE, Organ.RIB, solid=False)  # they lie in the wall, out of every organ's way
         ribs[band] = np.minimum(np.maximum(d - 0.8, gristle), 8)
         cartilage = canvas.palette.add(Tissue.CARTILAGE, Organ.CARTILAGE)
-        canvas.paint(cartilage, ribs, WHOLE, over=canvas.fill([Organ.MUSCLE]), solid=False)
+        canvas.paint(cartilage, ribs, WHOLE, over=(Organ.MUSCLE,), solid=False)
 
     def _paint_sternum(self, canvas: Canvas) -> None:
         box = canvas.box((-32, -160, 35), (32, -50, 260))

@@ -57,9 +57,7 @@ class SplineField:
     def sample(self, z: npt.NDArray[np.float64], y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]) -> FloatArray:
         """Values on the grid spanned by three axes of positions in mm, shape (len(z), len(y), len(x))."""
         nz, ny, nx = self.coefficients.shape
-        wz, wy, wx = (
-            _basis(p, lo, self.step, n) for p, lo, n in zip((z, y, x), self.low, (nz, ny, nx), strict=True)
-        )
+        wz, wy, wx = (_basis(p, lo, self.step, n) for p, lo, n in zip((z, y, x), self.low, (nz, ny, nx), strict=True))
         c = np.tensordot(wz, self.coefficients, axes=(1, 0))  # z first: slabs are thin
         c = np.matmul(wy, c)
         return np.ascontiguousarray(np.matmul(c, wx.T), dtype=np.float32)

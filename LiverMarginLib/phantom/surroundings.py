@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from LiverMarginLib.phantom.canvas import Canvas
+from LiverMarginLib.phantom.canvas import Canvas, Organs
 from LiverMarginLib.phantom.fields import FloatArray, capsule
 from LiverMarginLib.phantom.organs import Organ
 from LiverMarginLib.phantom.tissues import Tissue
@@ -74,21 +74,21 @@ class Table:
         elif self.style == "slab":
             shells.append(np.abs(y - surface - self.depth * 0.6) - self.shell / 2)
             core = np.maximum(np.maximum(surface - y, y - surface - 0.6 * self.depth), outside)
-        air = canvas.fill([0])
+        air = (0,)
         add = canvas.palette.add
         if self.style == "slab":
             self._paint(canvas, add(Tissue.TABLE_CORE, Organ.TABLE), core, air)
         if self.mattress:
             foam = np.maximum(np.maximum(y - surface, surface - self.mattress - y), outside + 30)
             self._paint(canvas, add(Tissue.TABLE_CORE, Organ.TABLE), foam, air)
-        over = air | canvas.fill([Organ.TABLE])
+        over = (*air, Organ.TABLE)
         for shell in shells:
             self._paint(canvas, add(Tissue.TABLE_SHELL, Organ.TABLE), np.maximum(shell, outside), over)
 
     @staticmethod
-    def _paint(canvas: Canvas, material: int, field: FloatArray, over: object) -> None:
+    def _paint(canvas: Canvas, material: int, field: FloatArray, over: Organs) -> None:
         whole = np.broadcast_to(field.astype(np.float32), canvas.shape)
-        canvas.paint(material, whole, WHOLE, over=over, solid=False)  # type: ignore[arg-type]
+        canvas.paint(material, whole, WHOLE, over=over, solid=False)
 
 
 @dataclass(frozen=True)
@@ -126,18 +126,18 @@ class ArmsDown:
                 continue
             x, y, z = canvas.at(box)
             arm = capsule(x, y, z, start, end, self.radius, self.radius) + 2 * canvas.noise(60, box)
-            air = canvas.fill([0])
+            air = (0,)
             canvas.paint(add(Tissue.SKIN, Organ.SKIN), arm, box, over=air, solid=False)
-            within = canvas.fill([Organ.SKIN])
+            within = (Organ.SKIN,)
             canvas.paint(add(Tissue.FAT, Organ.SUBCUTANEOUS_FAT), arm + 1.6, box, over=within, solid=False)
-            within = canvas.fill([Organ.SUBCUTANEOUS_FAT])
+            within = (Organ.SUBCUTANEOUS_FAT,)
             muscle = arm + 1.6 + self.fat + 1.5 * canvas.noise(30, box)
             canvas.paint(add(Tissue.MUSCLE, Organ.MUSCLE), muscle, box, over=within, solid=False)
-            within = canvas.fill([Organ.MUSCLE])
+            within = (Organ.MUSCLE,)
             bones = [(-9.0, 7.0), (12.0, 6.5)] if self.forearm else [(0.0, 10.5)]
             for offset, radius in bones:
                 shift = np.array([offset, 0.3 * offset, 0])
                 bone = capsule(x, y, z, start + shift, end + shift, radius, radius)
                 canvas.paint(add(Tissue.CORTICAL_BONE, Organ.BONE), bone, box, over=within, solid=False)
-                marrow = canvas.fill([Organ.BONE])
+                marrow = (Organ.BONE,)
                 canvas.paint(add(Tissue.FAT, Organ.BONE), bone + 0.45 * radius, box, over=marrow, solid=False)

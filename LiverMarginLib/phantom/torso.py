@@ -79,7 +79,7 @@ class Torso:
         dome = rng.normal(95, 9)
         return cls(
             fat=thickness,
-            belly=float(np.clip(rng.normal(6 + 0.55 * thickness, 10), -8, 60)),
+            belly=float(np.clip(rng.normal(-3 + 0.8 * thickness, 12), -20, 60)),
             wall=float(rng.uniform(0.75, 1.25)),
             roundness=float(rng.uniform(2.05, 2.5)),
             depth=float(rng.uniform(0.9, 1.12)),
@@ -128,7 +128,9 @@ class Torso:
         thickness = 11 + 3.0 * cosine + 7 * abdomen * side
         thickness += (1 - abdomen) * 7 * np.exp(-(((cosine - 0.35) / 0.4) ** 2)).astype(np.float32)
         chest = _step((z - 105) / 50)
-        thickness += chest * (9 * np.exp(-(((np.abs(x) - 75) / 45) ** 2)) * (y < 0) + 8 * np.exp(-(((cosine - 0.6) / 0.3) ** 2)))
+        thickness += chest * (
+            9 * np.exp(-(((np.abs(x) - 75) / 45) ** 2)) * (y < 0) + 8 * np.exp(-(((cosine - 0.6) / 0.3) ** 2))
+        )
         thickness += 1.3 * canvas.noise(30)
         thickness *= np.float32(self.wall)
         muscle = smooth_min(ellipse - thickness, column - 1, 24)
@@ -146,6 +148,7 @@ class Torso:
             near = np.exp(-(((np.abs(x) - 85) / 45) ** 2) - ((z - 175) / 55) ** 2).astype(np.float32)
             fat = fat + self.breast * near * _step((-y) / 40)
         canvas.fields.update(
+            abdomen=np.asarray(abdomen, dtype=np.float32),
             cavity=cavity,
             muscle=muscle,
             body=smooth_max(np.minimum(outline, muscle) - np.maximum(fat, 1.5), y - flat, 30),
@@ -196,18 +199,19 @@ class Torso:
         gland = np.maximum(depth, 30 * place.astype(np.float32)) + 5 * canvas.noise(14) + 2
         gland = np.where(canvas.y < 0, gland, np.float32(20))
         material = canvas.palette.add(Tissue.BREAST, Organ.BREAST)
-        canvas.paint(material, gland, WHOLE, over=canvas.fill([Organ.SUBCUTANEOUS_FAT]), solid=False)
+        canvas.paint(material, gland, WHOLE, over=(Organ.SUBCUTANEOUS_FAT,), solid=False)
 
     def _paint_fascia(self, canvas: Canvas) -> None:
         """Thin fat planes between the layers of the wall, the recti and the back muscles."""
         ellipse, thickness, cosine = (canvas.fields[n] for n in ("ellipse", "thickness", "cosine"))
         fascia = canvas.palette.add(Tissue.FAT, Organ.MUSCLE)
-        over = canvas.fill([Organ.MUSCLE])
+        over = (Organ.MUSCLE,)
         noise = canvas.noise(30)
         lateral = np.abs(cosine) < 0.8
         for part, offset in ((0.38, 0.0), (0.68, 0.3)):
             curve = part * thickness + 1.2 * canvas.noise(14)
-            shell = np.abs(ellipse - curve) - np.where(lateral, 0.3 + 0.5 * (noise + offset), -1.0)
+            width = 0.3 + 0.5 * (noise + offset) - 1.2 * (1 - canvas.fields["abdomen"])
+            shell = np.abs(ellipse - curve) - np.where(lateral, width, -1.0)
             canvas.paint(fascia, shell.astype(np.float32), WHOLE, over=over, solid=False)
         x, y, z = canvas.x, canvas.y, canvas.z
         box = canvas.box((-110, -180, -300), (110, -20, 60))
@@ -235,16 +239,16 @@ class Torso:
         lung = np.full(canvas.shape, 60, dtype=np.float32)
         lung[box] = smooth_max(cavity[box] + 1.5, -dome[box], 6)
         canvas.fields["lung"] = lung
-        over = canvas.fill([Organ.VISCERAL_FAT])
+        over = (Organ.VISCERAL_FAT,)
         canvas.paint(muscle, lung[box] - 2.2, box, over=over, solid=False)
-        over |= canvas.fill([Organ.MUSCLE])
+        over = (Organ.VISCERAL_FAT, Organ.MUSCLE)
         for organ, side in ((Organ.RIGHT_LUNG, 1.0), (Organ.LEFT_LUNG, -1.0)):
             half = np.maximum(lung[box], np.float32(side) * canvas.x[box])
             canvas.paint(canvas.palette.add(Tissue.LUNG, organ), half, box, over=over, solid=False)
         if self.effusion:
             level = 98 - self.effusion - canvas.y[box]  # fluid lies at the back of a supine patient
             fluid = np.maximum(lung[box], level.astype(np.float32))
-            lungs = canvas.fill([Organ.RIGHT_LUNG, Organ.LEFT_LUNG])
+            lungs = (Organ.RIGHT_LUNG, Organ.LEFT_LUNG)
             canvas.paint(canvas.palette.add(Tissue.EFFUSION, Organ.PLEURAL_EFFUSION), fluid, box, lungs, solid=False)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import CubicSpline
 
-from LiverMarginLib.phantom.canvas import Box, Canvas
+from LiverMarginLib.phantom.canvas import Box, Canvas, Organs
 from LiverMarginLib.phantom.fields import FloatArray, capsule, smooth_min
 
 Points = npt.NDArray[np.float64]
@@ -75,7 +75,7 @@ def paint_tubes(
     canvas: Canvas,
     tubes: list[Tube],
     material: int,
-    over: npt.NDArray[np.bool_] | None = None,
+    over: Organs | None = None,
     solid: bool = False,
 ) -> None:
     """Paint many thin tubes segment by segment, each in its own small box; those far thinner than a voxel are left out."""

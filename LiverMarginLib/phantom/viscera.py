@@ -24,12 +24,12 @@ class Retroperitoneum:
     @classmethod
     def draw(cls, rng: np.random.Generator, torso: Torso) -> Retroperitoneum:
         """Draw the muscles of a trunk."""
-        return cls(torso, float(torso.wall * rng.uniform(0.85, 1.15)))
+        return cls(torso, float(torso.wall * rng.uniform(0.75, 1.0)))
 
     def paint(self, canvas: Canvas) -> None:
         """Paint the muscles over the fat of the cavity."""
         muscle = canvas.palette.add(Tissue.MUSCLE, Organ.MUSCLE)
-        over = canvas.fill([Organ.VISCERAL_FAT])
+        over = (Organ.VISCERAL_FAT,)
         box = canvas.box((-95, 15, -300), (95, 115, 0))
         if box is not None:
             x, y, z = canvas.at(box)
@@ -63,6 +63,7 @@ class Kidney:
     cyst: tuple[float, float, float, float] | None
     pelvis: float
     adrenal: float
+    capsule: float
 
     @classmethod
     def draw(cls, rng: np.random.Generator, side: float) -> Kidney:
@@ -83,6 +84,7 @@ class Kidney:
             cyst=cyst,  # type: ignore[arg-type]
             pelvis=float(rng.uniform(3, 7)),
             adrenal=float(rng.uniform(3.0, 5.0)),
+            capsule=float(rng.gamma(1.5, 2.5)),
         )
 
     def paint(self, canvas: Canvas) -> None:
@@ -91,7 +93,7 @@ class Kidney:
         palette = canvas.palette
         c, r = np.array(self.centre), np.array(self.radii)
         box = canvas.box(c - r.max() - 6, c + r.max() + 6)
-        over = canvas.fill([Organ.VISCERAL_FAT])
+        over = (Organ.VISCERAL_FAT,)
         if box is not None:
             x, y, z = canvas.at(box)
             axes = rotation(yaw=self.yaw, roll=-self.side * 9)
@@ -102,8 +104,9 @@ class Kidney:
             hilum = ellipsoid(u, v, w, (medial * r[0] * 0.72, 0, 0), (r[0] * 0.78, r[1] * 0.34, r[2] * 0.48))
             kidney = smooth_max(kidney, -hilum - 1.5 * canvas.noise(14, box), 4)
             kidney = canvas.avoid(kidney, box, gap=2)
-            canvas.paint(palette.add(Tissue.KIDNEY_CORTEX, organ), kidney, box, over=over)
-            inside = canvas.fill([organ])
+            cortex = palette.add(Tissue.KIDNEY_CORTEX, organ)
+            canvas.paint(cortex, kidney, box, over=over, margin=self.capsule)
+            inside = (organ,)
             angle = np.arctan2(w / r[2], -medial * u / r[0])
             ripple = np.cos(self.lobes * angle) + 0.7 * canvas.noise(14, box)
             medulla = np.maximum(kidney + 6.5, 2.2 - hilum)
@@ -111,14 +114,14 @@ class Kidney:
             canvas.paint(palette.add(Tissue.KIDNEY_MEDULLA, organ), medulla, box, over=inside, solid=False)
             pelvis = ellipsoid(u, v, w, (medial * r[0] * 0.75, 0, -4), (r[0] * 0.62, self.pelvis, r[2] * 0.24))
             pelvis = np.maximum(pelvis, hilum + 1)
-            canvas.paint(palette.add(Tissue.URINE, organ), pelvis, box, over=over | inside, solid=False)
+            canvas.paint(palette.add(Tissue.URINE, organ), pelvis, box, over=over + inside, solid=False)
         if self.cyst is not None:
             *at, radius = self.cyst
             box = canvas.box(np.array(at) - radius, np.array(at) + radius)
             if box is not None:
                 cyst = ellipsoid(*canvas.at(box), at, (radius,) * 3)
                 cyst = smooth_max(cyst, canvas.fields["cavity"][box] + 3, 3)
-                canvas.paint(palette.add(Tissue.CYST, organ), cyst, box, over=over | canvas.fill([organ]))
+                canvas.paint(palette.add(Tissue.CYST, organ), cyst, box, over=(*over, organ))
         self._paint_adrenal(canvas)
 
     def _paint_adrenal(self, canvas: Canvas) -> None:
@@ -131,7 +134,7 @@ class Kidney:
             Tube.through([top, (x - 3 * s, 46, 4), (x - 6 * s, 54, -4)], [self.adrenal, self.adrenal * 0.7, 1.3]),
             Tube.through([top, (x, 40, 16)], [self.adrenal, 1.6]),
         ]
-        over = canvas.fill([Organ.VISCERAL_FAT])
+        over = (Organ.VISCERAL_FAT,)
         paint_tubes(canvas, limbs, canvas.palette.add(Tissue.ADRENAL, organ), over=over, solid=True)
 
 
@@ -167,7 +170,7 @@ class Spleen:
         spleen = smooth_max(spleen, canvas.fields["cavity"][box] + 1.8, 6)
         spleen = smooth_max(spleen, canvas.fields["dome"][box] + 2.5, 6)
         spleen = canvas.avoid(spleen, box, gap=1.5)
-        over = canvas.fill([Organ.VISCERAL_FAT, Organ.MUSCLE])
+        over = (Organ.VISCERAL_FAT, Organ.MUSCLE)
         canvas.paint(canvas.palette.add(Tissue.SPLEEN, Organ.SPLEEN), spleen, box, over=over)
 
 
@@ -194,7 +197,7 @@ class Pancreas:
 
     def paint(self, canvas: Canvas) -> None:
         """Paint the vein, then the gland round it."""
-        over = canvas.fill([Organ.VISCERAL_FAT])
+        over = (Organ.VISCERAL_FAT,)
         vein = canvas.palette.add(Tissue.PORTAL_BLOOD, Organ.PORTAL_VEIN)
         paint_tubes(canvas, [self.vein], vein, over=over, solid=True)
         found = self.body.field(canvas, blend=6)
