@@ -7,6 +7,7 @@ import argparse
 from LiverMarginLib.commands.compare import print_models
 from LiverMarginLib.commands.dataset import add_reading_options, reading_fields
 from LiverMarginLib.commands.terminal import Terminal
+from LiverMarginLib.commands.train import add_phantom_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--phantoms", type=int, default=10, help="number of phantom patients (default: 10)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--runtime", choices=("auto", "onnx", "torch"), default="auto")
+    add_phantom_options(parser)
     add_reading_options(parser)
 
 
@@ -36,6 +38,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             part=options.part,
             fold=options.fold,
             phantoms=options.phantoms,
+            phantom_shape=tuple(options.phantom_shape),
+            phantom_spacing=tuple(options.phantom_spacing),
             device=options.device,
             runtime=options.runtime,
         )

@@ -36,7 +36,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--description", default="", help="a sentence for the model card")
     parser.add_argument("--single", action="store_true", help="store single instead of half precision")
     parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is there")
+    add_phantom_options(parser)
     add_reading_options(parser)
+
+
+def add_phantom_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the size of phantoms."""
+    from LiverMarginLib.jobs.train import PhantomCohort
+
+    parser.add_argument(
+        "--phantom-shape", type=int, nargs=3, metavar=("K", "J", "I"), default=PhantomCohort.shape, help="voxels"
+    )
+    parser.add_argument(
+        "--phantom-spacing", type=float, nargs=3, metavar=("K", "J", "I"), default=PhantomCohort.spacing, help="mm"
+    )
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -63,6 +76,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         fold=options.fold,
         phantoms=options.phantoms,
         validation_phantoms=options.validation_phantoms,
+        phantom_shape=tuple(options.phantom_shape),
+        phantom_spacing=tuple(options.phantom_spacing),
         settings=settings,
         resume=options.resume,
         modality=options.modality,

@@ -38,6 +38,8 @@ class EvaluateJob(DatasetJob):
         Which fold of a k-fold split is the test part.
     phantoms : int
         Number of phantom patients, when `data` is empty; none of them is ever trained or validated on.
+    phantom_shape, phantom_spacing : tuple
+        Their voxels and mm along (k, j, i).
     device, runtime : str
         As for `SegmentJob`.
     """
@@ -51,6 +53,8 @@ class EvaluateJob(DatasetJob):
     part: str = "test"
     fold: int | None = None
     phantoms: int = 10
+    phantom_shape: tuple[int, int, int] = PhantomCohort.shape
+    phantom_spacing: tuple[float, float, float] = PhantomCohort.spacing
     device: str = "auto"
     runtime: str = "auto"
 
@@ -106,8 +110,8 @@ class EvaluateJob(DatasetJob):
 
     def _cases(self, on_event: OnEvent) -> dict[str, Callable[[], tuple[Volume, LabelMap]]]:
         if not self.data:
-            return {f"phantom {seed}": lambda seed=seed: _phantom(seed)  # type: ignore[misc]
-                    for seed in range(TEST_SEEDS, TEST_SEEDS + self.phantoms)}  # fmt: skip
+            seeds = range(TEST_SEEDS, TEST_SEEDS + self.phantoms)
+            return {f"phantom {seed}": lambda seed=seed: self._phantom(seed) for seed in seeds}  # type: ignore[misc]
         from LiverMarginLib.datasets.split import load_split
 
         dataset = self.open()
@@ -130,10 +134,8 @@ class EvaluateJob(DatasetJob):
 
         return {case: lambda case=case: read(case) for case in chosen}  # type: ignore[misc]
 
+    def _phantom(self, seed: int) -> tuple[Volume, LabelMap]:
+        from LiverMarginLib.phantom import PhantomOptions, liver_target, make_phantom
 
-def _phantom(seed: int) -> tuple[Volume, LabelMap]:
-    from LiverMarginLib.phantom import PhantomOptions, liver_target, make_phantom
-
-    cohort = PhantomCohort(1)
-    phantom = make_phantom(seed, PhantomOptions(shape=cohort.shape, spacing=cohort.spacing))
-    return phantom.volume, liver_target(phantom.labels)
+        phantom = make_phantom(seed, PhantomOptions(shape=self.phantom_shape, spacing=self.phantom_spacing))
+        return phantom.volume, liver_target(phantom.labels)

@@ -79,6 +79,8 @@ class TrainJob(DatasetJob):
         Which fold of a k-fold split is the test part.
     phantoms, validation_phantoms : int
         Number of phantom patients, when `data` is empty.
+    phantom_shape, phantom_spacing : tuple
+        Their voxels and mm along (k, j, i).
     settings : dict of str to str
         Settings that differ from the profile's, such as ``optimiser.learning_rate``, as JSON values.
     resume : bool
@@ -105,6 +107,8 @@ class TrainJob(DatasetJob):
     fold: int | None = None
     phantoms: int = 80
     validation_phantoms: int = 10
+    phantom_shape: tuple[int, int, int] = PhantomCohort.shape
+    phantom_spacing: tuple[float, float, float] = PhantomCohort.spacing
     settings: dict[str, str] = field(default_factory=dict)
     resume: bool = False
     modality: str = "CT"
@@ -159,9 +163,9 @@ class TrainJob(DatasetJob):
 
     def _sources(self, cache: Path, on_event: OnEvent, cancel: CancelToken) -> tuple[SliceSource, SliceSource | None]:
         if not self.data:
-            train = PhantomCohort(self.phantoms).source(cache, on_event, cancel)
-            validation = PhantomCohort(self.validation_phantoms, VALIDATION_SEEDS).source(cache, on_event, cancel)
-            return train, validation
+            train = PhantomCohort(self.phantoms, shape=self.phantom_shape, spacing=self.phantom_spacing)
+            validation = replace(train, patients=self.validation_phantoms, first_seed=VALIDATION_SEEDS)
+            return train.source(cache, on_event, cancel), validation.source(cache, on_event, cancel)
         from LiverMarginLib.datasets.slice_store import SliceStore
 
         dataset = self.open()

@@ -1,0 +1,118 @@
+"""`livermargin train`, `evaluate` and `denoise` from end to end on small phantoms."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from LiverMarginLib.cli import main
+from LiverMarginLib.io.readers import read_volume
+from LiverMarginLib.io.volume_writers import write_volume
+from LiverMarginLib.models.bundle import Bundle
+from LiverMarginLib.phantom import PhantomOptions, liver_target, make_phantom
+
+SMALL = ["--phantom-shape", "8", "64", "64", "--phantom-spacing", "20", "6", "6"]
+FAST = ["--set", "size=64", "--set", "batch=4", "--set", "steps_per_epoch=3", "--set", "workers=0", "--epochs", "2"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    words = ["train", "unet", "--phantoms", "2", "--validation-phantoms", "1", *SMALL, *FAST]
+    words += ["--set", "model_options.widths=[4, 8, 16]", "--cache", str(folder / "cache"), "--device", "cpu"]
+    assert main([*words, "--out", str(folder / "unet-tiny")]) == 0
+    return folder
+
+
+def test_a_training_ends_in_a_bundle_that_says_where_it_comes_from(trained):
+    manifest = Bundle.load(trained / "unet-tiny").manifest
+    assert manifest.name == "unet-tiny"
+    assert manifest.input_size == (64, 64)
+    assert manifest.training["epochs"] == 2
+    assert "2 procedural phantoms" in manifest.training["data"]
+    assert 0 < manifest.mask_threshold < 1
+    work = trained / "unet-tiny.training"
+    assert (work / "log.csv").read_text().count("\n") >= 3
+    assert list(work.glob("*.png"))
+
+
+def test_a_trained_bundle_segments_and_is_evaluated_on_patients_it_never_saw(trained, tmp_path, capsys):
+    words = ["evaluate", str(trained / "unet-tiny"), "--phantoms", "2", *SMALL, "-o", str(tmp_path / "evaluation")]
+    assert main([*words, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {patient["case"] for patient in result["patients"]} == {"phantom 950000", "phantom 950001"}
+    assert 0 <= result["models"]["unet-tiny"]["dice"] <= 1
+    assert (tmp_path / "evaluation" / "per_slice.csv").is_file()
+
+
+def test_a_training_on_a_folder_of_volumes_keeps_patients_apart(tmp_path, capsys):
+    data = tmp_path / "data"
+    for folder in ("images", "labels"):
+        (data / folder).mkdir(parents=True)
+    for seed in range(4):
+        phantom = make_phantom(seed, PhantomOptions(shape=(6, 64, 64), spacing=(25.0, 6.0, 6.0)))
+        write_volume(phantom.volume, data / "images" / f"p{seed}.nii.gz")
+        liver = liver_target(phantom.labels)
+        image = sitk.ReadImage(str(data / "images" / f"p{seed}.nii.gz"))
+        label = sitk.GetImageFromArray(liver.array.astype(np.uint8))
+        label.CopyInformation(image)
+        sitk.WriteImage(label, str(data / "labels" / f"p{seed}.nii.gz"))
+    split = tmp_path / "split.json"
+    assert main(["dataset", "split", str(data), "--fractions", "0.5", "0.25", "0.25", "-o", str(split)]) == 0
+    capsys.readouterr()
+    words = ["train", "unet", "--data", str(data), "--split", str(split), *FAST, "--device", "cpu", "--json"]
+    words += ["--set", "model_options.widths=[4, 8, 16]", "--out", str(tmp_path / "m")]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["bundle"]
+    assert main(["evaluate", str(tmp_path / "m"), "--data", str(data), "--split", str(split), "--json",
+                 "-o", str(tmp_path / "e")]) == 0  # fmt: skip
+    assert len(json.loads(capsys.readouterr().out)["patients"]) == 1
+
+
+def test_dncnn_sr_is_trained_and_denoises_into_a_new_file(tmp_path, capsys):
+    cache = tmp_path / "cache"
+    words = ["train", "dncnn-sr", "--phantoms", "1", "--validation-phantoms", "1", *SMALL, "--cache", str(cache)]
+    words += ["--set", "size=32", "--set", "batch=2", "--set", "steps_per_epoch=2", "--set", "workers=0"]
+    words += ["--set", "model_options.width=4", "--epochs", "1", "--device", "cpu", "--out", str(tmp_path / "denoiser")]
+    assert main(words) == 0
+    phantom = make_phantom(3, PhantomOptions(shape=(4, 64, 64), spacing=(30.0, 6.0, 6.0)))
+    ct = write_volume(phantom.volume, tmp_path / "ct.nii.gz")
+    before = ct.read_bytes()
+    out, figure = tmp_path / "denoised.nii.gz", tmp_path / "figure.png"
+    words = ["denoise", str(ct), "-m", str(tmp_path / "denoiser"), "-o", str(out), "--figure", str(figure)]
+    assert main(words) == 0
+    assert ct.read_bytes() == before
+    assert read_volume(out).geometry.agrees_with(phantom.volume.geometry, 1e-3)
+    assert figure.read_bytes()[:4] == b"\x89PNG"
+    capsys.readouterr()
+    assert main(["denoise", str(ct), "-m", str(tmp_path / "denoiser"), "-o", str(ct)]) == 2
+    assert "not overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--set", "no_such=1"],
+        ["--set", "optimiser.nothing=1"],
+        ["--set", "batch"],
+        ["--set", "batch=many"],
+        ["--profile", "nothing"],
+        ["--data", "nowhere"],
+    ],
+)
+def test_a_wrong_training_gives_one_sentence(words, tmp_path, capsys):
+    assert main(["train", "unet", "--out", str(tmp_path / "m"), *words]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("livermargin: ")]
+    assert len(lines) == 1
+    assert not (tmp_path / "m").exists()
+
+
+def test_the_model_of_another_kind_is_refused(trained, tmp_path, capsys):
+    phantom = make_phantom(3, PhantomOptions(shape=(4, 64, 64), spacing=(30.0, 6.0, 6.0)))
+    ct = write_volume(phantom.volume, tmp_path / "ct.nii.gz")
+    assert main(["denoise", str(ct), "-m", str(trained / "unet-tiny"), "-o", str(tmp_path / "d.nii.gz")]) == 2
+    assert "denois" in capsys.readouterr().err
