@@ -103,10 +103,7 @@ def source_headers(frames: Sequence[Frame]) -> list[pydicom.Dataset]:
 
 
 def _common_dtype(frames: Sequence[Frame]) -> np.dtype[Any]:
-    dtypes = {frame.file.dtype for frame in frames}
-    if any(frame.file.bits_allocated not in (8, 16, 32) for frame in frames):
-        raise InputError("The DICOM images have an unusual number of bits per pixel; export them with 16 bits.")
-    return np.result_type(*dtypes)
+    return np.result_type(*{frame.file.dtype for frame in frames})
 
 
 def _drop_copies(doubled: list[tuple[Frame, ...]], total: int, notes: Notes) -> None:

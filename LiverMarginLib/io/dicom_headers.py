@@ -273,6 +273,12 @@ def _describe(path: Path, dataset: pydicom.Dataset, has_pixels: bool, native_off
         kind = ObjectKind.IMAGE
     else:
         kind = ObjectKind.OTHER
+    frame_count = int(dataset.get("NumberOfFrames") or 1)
+    if frame_count < 1:
+        raise InputError("A DICOM image announces no frames; export the series again.")
+    bits_allocated = int(dataset.get("BitsAllocated") or 16)
+    if kind is not ObjectKind.OTHER and bits_allocated not in (1, 8, 16, 32):
+        raise InputError("A DICOM image has an unusual number of bits per pixel; export the series with 16 bits.")
     uid = str(dataset.get("SeriesInstanceUID") or "")
     number = dataset.get("SeriesNumber")
     identity = (uid,) if uid else ("", str(path.parent), str(dataset.get("StudyInstanceUID") or ""), str(number))
@@ -288,10 +294,10 @@ def _describe(path: Path, dataset: pydicom.Dataset, has_pixels: bool, native_off
         transfer_syntax=UID(str(meta.get("TransferSyntaxUID", ImplicitVRLittleEndian))),
         rows=int(dataset.get("Rows") or 0),
         columns=int(dataset.get("Columns") or 0),
-        frame_count=int(dataset.get("NumberOfFrames") or 1),
+        frame_count=frame_count,
         samples=int(dataset.get("SamplesPerPixel") or 1),
         photometric=str(dataset.get("PhotometricInterpretation") or "MONOCHROME2"),
-        bits_allocated=int(dataset.get("BitsAllocated") or 16),
+        bits_allocated=bits_allocated,
         bits_stored=int(dataset.get("BitsStored") or dataset.get("BitsAllocated") or 16),
         signed=bool(dataset.get("PixelRepresentation") or 0),
         padding=None if low is None else (min(int(low), int(high)), max(int(low), int(high))),
@@ -304,10 +310,8 @@ def _frames(dataset: pydicom.Dataset, file: DicomFile) -> Iterable[Frame]:
     shared = _first(dataset.get("SharedFunctionalGroupsSequence"))
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
     if not per_frame:
-        # A plain file, or several frames that nothing places: one position cannot serve them all.
-        placed = file.frame_count == 1
-        for index in range(file.frame_count):
-            yield _frame(file, index, [dataset, shared] if placed else [])
+        # One position cannot serve several frames: they stay unplaced, and one stands for all of them.
+        yield _frame(file, 0, [dataset, shared] if file.frame_count == 1 else [])
         return
     if len(per_frame) != file.frame_count:
         raise InputError("A multi-frame DICOM header does not describe all of its frames; export the image again.")

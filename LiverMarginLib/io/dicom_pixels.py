@@ -5,11 +5,9 @@ pydicom decodes what its installed plugins can; the rest (JPEG Lossless above al
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import OnEvent, Progress, ignore
 from LiverMarginLib.io.detect import readable
 from LiverMarginLib.io.dicom_headers import DicomFile, Frame
+from LiverMarginLib.io.parallel import for_each
 
 Array = npt.NDArray[Any]
 
@@ -68,10 +67,13 @@ def read_frames_into(frames: Sequence[Frame], out: Array, on_event: OnEvent = ig
         return len(places)
 
     done = 0
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for count in pool.map(read_file, by_file.values()):
-            done += count
-            on_event(Progress(done, len(frames), "read"))
+
+    def report(count: int) -> None:
+        nonlocal done
+        done += count
+        on_event(Progress(done, len(frames), "read"))
+
+    for_each(read_file, by_file.values(), report)
 
 
 class _Undecodable(Exception):
@@ -136,7 +138,9 @@ def pixel_source(file: DicomFile) -> Path | pydicom.Dataset:
 
 
 def _is_compressed(file: DicomFile) -> bool:
-    return file.transfer_syntax.is_compressed and not file.transfer_syntax.is_deflated
+    syntax = file.transfer_syntax
+    # A private or made-up syntax is left to the decoders, which will say that they do not know it.
+    return not syntax.is_transfer_syntax or (syntax.is_compressed and not syntax.is_deflated)
 
 
 def _pydicom_decodes(file: DicomFile) -> bool:

@@ -12,12 +12,13 @@ import pydicom
 from pydicom.pixels import iter_pixels
 from skimage.color import lab2rgb
 
-from LiverMarginLib.errors import GeometryError, InputError
+from LiverMarginLib.errors import GeometryError, InputError, LiverMarginError
 from LiverMarginLib.events import OnEvent, Progress, ignore
 from LiverMarginLib.io.detect import readable
 from LiverMarginLib.io.dicom_geometry import grid, normal_of
 from LiverMarginLib.io.dicom_headers import DicomFile, Frame, Plane, Series
 from LiverMarginLib.io.dicom_pixels import pixel_source
+from LiverMarginLib.io.label_readers import UNNAMED_COLOUR
 from LiverMarginLib.io.limits import check_memory
 from LiverMarginLib.io.notes import Notes
 from LiverMarginLib.terminology import Code, Segment, Terminology
@@ -31,7 +32,6 @@ _TAGS = [
     "PerFrameFunctionalGroupsSequence",
     "SharedFunctionalGroupsSequence",
 ]
-_UNNAMED_COLOUR = (128, 174, 128)  # 3D Slicer's "tissue"
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,19 @@ def read_seg_header(series: Series) -> SegHeader:
     file = series.files[0]
     with readable(file.path):
         dataset = pydicom.dcmread(file.path, force=True, stop_before_pixels=True, specific_tags=_TAGS)
+    try:
+        return _parse(series, dataset)
+    except LiverMarginError:
+        raise
+    # pydicom raises a dozen unrelated types on damaged values; each means that the header cannot be used.
+    except Exception as error:
+        raise InputError(
+            "The DICOM segmentation has a damaged header; copy or export it again.", type(error).__name__
+        ) from error
+
+
+def _parse(series: Series, dataset: pydicom.Dataset) -> SegHeader:
+    file = series.files[0]
     kind = str(dataset.get("SegmentationType") or "")
     if kind not in ("BINARY", "FRACTIONAL", "LABELMAP") or not dataset.get("SegmentSequence"):
         raise InputError("The DICOM segmentation has no segments or an unknown type; export it again.")
@@ -211,7 +224,7 @@ def _code(sequence: Any) -> Code | None:
 def _colour(stored: Any) -> tuple[int, int, int]:
     """From DICOM's scaled CIELab (PS3.3 C.10.7.1.1) to sRGB."""
     if stored is None or len(stored) != 3:
-        return _UNNAMED_COLOUR
+        return UNNAMED_COLOUR
     lightness, a, b = (float(v) for v in stored)
     lab = (lightness * 100 / 65535, a * 255 / 65535 - 128, b * 255 / 65535 - 128)
     red, green, blue = (round(255 * float(c)) for c in np.clip(lab2rgb(np.array([[lab]])), 0, 1)[0, 0])

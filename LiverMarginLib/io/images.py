@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from LiverMarginLib.io.notes import Notes
 from LiverMarginLib.terminology import Segment
 from LiverMarginLib.volume import Geometry, Modality, Volume
 
+_LONGEST_HEADER = 1 << 20  # a seg.nrrd of a hundred segments has about 60 kB
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -71,8 +73,7 @@ def read_image_header(path: Path, file_format: FileFormat, notes: Notes) -> Imag
         If the image cannot fit into memory.
     """
     if file_format is FileFormat.NIFTI:
-        header = nifti.read_header(path)
-        return ImageHeader(path, header.geometry(notes), header.dtype.name, segments=header.segments)
+        return _from_nifti(nifti.read_header(path), notes)
     reader = _reader(path, file_format)
     return _itk_header(reader, path, file_format, notes)
 
@@ -99,9 +100,7 @@ def read_image_array(
     """
     if file_format is FileFormat.NIFTI:
         nifti_header = nifti.read_header(path)
-        image_header = ImageHeader(
-            path, nifti_header.geometry(notes), nifti_header.dtype.name, segments=nifti_header.segments
-        )
+        image_header = _from_nifti(nifti_header, notes)
         stored = nifti.read_stored(nifti_header, slices)
         n = stored.shape[0]
         return rescaled(stored, [nifti_header.slope] * n, [nifti_header.intercept] * n), image_header
@@ -134,6 +133,10 @@ def read_image(path: Path, file_format: FileFormat, modality: Modality | None, n
         raise InputError(f"'{path.name}' is {what}, not an image with one grey value per voxel; choose another file.")
     array, modality, intensity = interpret(array, modality, notes)
     return Volume(array, header.geometry, modality, intensity, notes=notes.sentences)
+
+
+def _from_nifti(header: nifti.NiftiHeader, notes: Notes) -> ImageHeader:
+    return ImageHeader(header.path, header.geometry(notes), header.dtype.name, segments=header.segments)
 
 
 class _Pixels:
@@ -187,7 +190,7 @@ def _itk_header(reader: sitk.ImageFileReader, path: Path, file_format: FileForma
     n = min(dimension, 3)
     matrix[:n, :n] = directions[:n, :n] * np.array(reader.GetSpacing()[:n])
     matrix[:n, 3] = reader.GetOrigin()[:n]
-    fields = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+    fields = _fields(reader)
     if file_format is FileFormat.NRRD and "NRRD_space" not in fields:
         notes.add(
             "The NRRD file does not name its coordinate system; its axes were taken as right to left, front to back, "
@@ -210,12 +213,25 @@ _NUMPY_NAMES = {
 }
 
 
+def _fields(reader: sitk.ImageFileReader) -> dict[str, str]:
+    fields = {}
+    for key in reader.GetMetaDataKeys():
+        # SimpleITK cannot pass text that is not UTF-8; nothing that we look for is written otherwise.
+        with suppress(TypeError, UnicodeError):
+            fields[key] = reader.GetMetaData(key)
+    return fields
+
+
 def _check_data_size(path: Path, needed: int, file_format: FileFormat) -> None:
     """Compare the announced voxels with the size of the file; detached data are checked when they are read."""
     with readable(path), path.open("rb") as file:
-        head = file.read(1 << 16)
-    detached = rb"^(data ?file\s*:|ElementDataFile\s*=\s*(?!LOCAL))"
-    if re.search(detached, head, re.MULTILINE | re.IGNORECASE):
+        head = file.read(_LONGEST_HEADER)
+    if file_format is FileFormat.NRRD:
+        detached, compressed, end = rb"^data ?file *:", rb"^encoding:(?! *raw)", rb"\r?\n\r?\n"
+    else:
+        detached, compressed, end = rb"^ElementDataFile *=(?! *LOCAL)", rb"^CompressedData *= *True", rb"LOCAL *\r?\n"
+    header = re.search(end, head)
+    if re.search(detached, head, re.MULTILINE | re.IGNORECASE) or header is None:
         return
-    deflated = rb"^encoding:\s*(?!raw)" if file_format is FileFormat.NRRD else rb"^CompressedData\s*=\s*True"
-    check_stored_size(needed, path.stat().st_size, bool(re.search(deflated, head, re.MULTILINE | re.IGNORECASE)))
+    deflated = re.search(compressed, head[: header.end()], re.MULTILINE | re.IGNORECASE) is not None
+    check_stored_size(needed, path.stat().st_size - header.end(), deflated)

@@ -109,6 +109,8 @@ def interpret(
         raise InputError(
             f"Every voxel of the image has the same value ({low:g}); it shows nothing, so export it again."
         )
+    if modality in (None, Modality.CT) and hu is not False and low <= _AIR_BELOW_HU and high < _BODY_ABOVE_HU:
+        raise InputError(f"The CT shows nothing but air (its highest value is {high:g} HU); choose another series.")
     if array.dtype in (np.uint8, np.bool_) and hu is not True:
         return array, modality or Modality.UNKNOWN, IntensityKind.EIGHT_BIT
     if modality is None and _looks_like_hu(array, low):
@@ -122,8 +124,6 @@ def interpret(
         )
     if modality is not Modality.CT or hu is False:
         return array, modality or Modality.UNKNOWN, IntensityKind.ARBITRARY
-    if high < _BODY_ABOVE_HU:
-        raise InputError(f"The CT shows nothing but air (its highest value is {high:g} HU); choose another series.")
     if hu is None and low > _AIR_BELOW_HU and low >= 0:
         notes.add(f"The values of the CT start at {low:g}, so they may not be Hounsfield units; check the export.")
     if low < AIR_HU:

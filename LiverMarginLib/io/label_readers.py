@@ -22,7 +22,7 @@ from LiverMarginLib.volume import LabelMap
 
 Array = npt.NDArray[Any]
 
-_UNNAMED_COLOUR = (128, 174, 128)  # 3D Slicer's "tissue"
+UNNAMED_COLOUR = (128, 174, 128)  # 3D Slicer's "tissue"
 _JPEG_THRESHOLD = 128
 
 
@@ -170,7 +170,7 @@ def _colour(text: str) -> tuple[int, int, int]:
     try:
         red, green, blue = (round(255 * min(1.0, max(0.0, float(part)))) for part in text.split())
     except ValueError:
-        return _UNNAMED_COLOUR
+        return UNNAMED_COLOUR
     return red, green, blue
 
 

@@ -193,9 +193,11 @@ def _is_directory_object(path: Path) -> bool:
     with readable(path):
         try:
             meta = pydicom.filereader.read_file_meta_info(path)
-        except (pydicom.errors.InvalidDicomError, EOFError):
+            return bool(meta.get("MediaStorageSOPClassUID") == DIRECTORY_CLASS)
+        # Whatever pydicom makes of damaged file meta information, now or when it is asked for a value, it is not
+        # that of a DICOMDIR.
+        except Exception:
             return False
-    return bool(meta.get("MediaStorageSOPClassUID") == DIRECTORY_CLASS)
 
 
 def place_of(source: Source) -> Path:

@@ -7,24 +7,23 @@ right to the left, rows from anterior to posterior, files from superior to infer
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from LiverMarginLib.errors import InputError
+from LiverMarginLib.errors import InputError, LiverMarginError
 from LiverMarginLib.events import OnEvent, Progress, ignore
 from LiverMarginLib.io.detect import natural_key
 from LiverMarginLib.io.intensities import interpret
 from LiverMarginLib.io.limits import check_memory
 from LiverMarginLib.io.notes import Notes
+from LiverMarginLib.io.parallel import for_each
 from LiverMarginLib.volume import Geometry, Modality, Volume
 
 Array = npt.NDArray[Any]
@@ -117,7 +116,7 @@ def read_pictures(files: Sequence[Path], notes: Notes, on_event: OnEvent = ignor
     check_memory((count, *first.shape), first.itemsize)
     array = np.empty((count, *first.shape), first.dtype)
 
-    def read(n: int) -> bool:
+    def read(n: int) -> tuple[int, bool]:
         path, page = (ordered[0], n) if len(ordered) == 1 else (ordered[n], 0)
         picture, colour = _read_picture(path, n + 1, as_labels, page)
         if picture.shape != first.shape:
@@ -131,12 +130,14 @@ def read_pictures(files: Sequence[Path], notes: Notes, on_event: OnEvent = ignor
                 "pictures alike."
             )
         array[n] = picture
-        return colour
+        return n, colour
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for n, colour in enumerate(pool.map(read, range(count))):
-            was_colour |= colour
-            on_event(Progress(n + 1, count, "read"))
+    def report(outcome: tuple[int, bool]) -> None:
+        nonlocal was_colour
+        was_colour |= outcome[1]
+        on_event(Progress(outcome[0] + 1, count, "read"))
+
+    for_each(read, range(count), report)
     if was_colour:
         notes.add("The pictures are stored in colour but show only grey, and were read as grey.")
     jump = _first_jump(ordered)
@@ -167,6 +168,8 @@ def _opened(path: Path, number: int) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as picture:
             yield picture
+    except LiverMarginError:
+        raise
     except PermissionError as error:
         raise InputError(
             f"Picture {number} cannot be opened: permission denied; ask for the right to read it."
@@ -175,7 +178,8 @@ def _opened(path: Path, number: int) -> Iterator[Image.Image]:
         raise InputError(
             f"Picture {number} announces an impossible size; it is damaged, so export it again."
         ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
+    # Pillow raises a dozen unrelated types on damaged files; each means that the picture cannot be used.
+    except Exception as error:
         raise InputError(
             f"Picture {number} cannot be read; it is empty, truncated or damaged, so export it again.", str(error)
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tracemalloc
 
 import highdicom as hd
 import numpy as np
@@ -11,6 +12,8 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_makers import SECRET, ct_slice, enhanced, mr_slice, save, stored_ct, write_series
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from pydicom.fileset import FileSet
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -22,8 +25,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from LiverMarginLib.errors import GeometryError, InputError, LiverMarginError, ResourceError
-from LiverMarginLib.events import Notice
+from LiverMarginLib.errors import Cancelled, GeometryError, InputError, LiverMarginError, ResourceError
+from LiverMarginLib.events import Notice, Progress
 from LiverMarginLib.io.readers import list_images, read_source_headers, read_volume
 from LiverMarginLib.volume import IntensityKind, Modality
 
@@ -132,9 +135,12 @@ def test_multi_frame_images_are_ordered_by_position_as_highdicom_does(tmp_path):
     expected = stored.astype(int) - 1024
     expected[5] = 2 * stored[5].astype(int) - 1024
     assert np.array_equal(volume.array, expected)
-    positions = [hd.spatial.get_volume_positions([[-10, -20, 30 + 2.0 * k] for k in order], [1, 0, 0, 0, 1, 0])]
-    assert positions[0][0] == pytest.approx(volume.geometry.spacing[0])
+    positions = [[-10, -20, 30 + 2.0 * k] for k in order]
+    spacing, places = hd.spatial.get_volume_positions(positions, [1, 0, 0, 0, 1, 0], sort=True)
+    assert spacing == pytest.approx(volume.geometry.spacing[0])
+    assert list(places) == order or list(places) == [5 - k for k in order]
     assert volume.geometry.ijk_to_ras[:3, 3] == pytest.approx((10, 20, 30))
+    assert volume.geometry.spacing == pytest.approx((2.0, 0.8, 0.7))
 
 
 def test_a_multi_frame_image_without_positions_is_refused(tmp_path):
@@ -358,6 +364,8 @@ def test_a_header_that_announces_a_monstrous_image_is_refused_at_once(tmp_path):
     dataset.Rows = dataset.Columns = 65535
     path = save(dataset, tmp_path / "huge.dcm")
     refusal(path, LiverMarginError)
+    endless = ct_slice(stored_ct()[0], NumberOfFrames=2_000_000_000)
+    refusal(save(endless, tmp_path / "endless.dcm"), GeometryError)
     many = ct_slice(stored_ct()[0], Rows=65535, Columns=65535)
     for k in range(60):
         many.ImagePositionPatient = [0, 0, float(k)]
@@ -374,6 +382,52 @@ def test_a_ct_of_nothing_but_air_is_refused(tmp_path):
 def test_an_image_of_one_value_is_refused(tmp_path):
     write_series(tmp_path, np.full((3, 8, 8), 7, np.uint16))
     assert "same value" in refusal(tmp_path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60, derandomize=True)
+@given(
+    multi=st.booleans(),
+    damage=st.lists(st.tuples(st.integers(0, 3000), st.binary(min_size=1, max_size=4)), min_size=1, max_size=4),
+)
+@example(multi=False, damage=[(162, b"A")])  # file meta information that pydicom reads but cannot give out
+@pytest.mark.filterwarnings("ignore")
+def test_any_damage_to_a_dicom_header_ends_in_a_volume_or_in_one_of_our_errors(tmp_path, multi, damage):
+    whole = enhanced(stored_ct(3), [(0, 0, 2.0 * k) for k in range(3)]) if multi else ct_slice(stored_ct()[0])
+    path = save(whole, tmp_path / "one.dcm")
+    raw = bytearray(path.read_bytes())
+    for offset, data in damage:
+        offset %= len(raw) - 250
+        raw[offset : offset + len(data)] = data
+    path.write_bytes(raw)
+    for read in (read_volume, list_images):
+        try:
+            read(path)
+        except LiverMarginError as error:
+            assert error.message.endswith(".")
+
+
+def test_reading_holds_the_voxels_once(tmp_path):
+    stored = stored_ct(40, 128, 128)
+    write_series(tmp_path / "series", stored)
+    save(enhanced(stored, [(0, 0, 2.0 * k) for k in range(40)]), tmp_path / "multi.dcm")
+    for path in (tmp_path / "series", tmp_path / "multi.dcm"):
+        read_volume(path)  # imports and caches
+        tracemalloc.start()
+        read_volume(path)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 1.6 * stored.nbytes
+
+
+def test_a_listener_that_cancels_stops_the_reading(tmp_path):
+    write_series(tmp_path)
+
+    def cancel(event):
+        if isinstance(event, Progress) and event.stage == "read":
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        read_volume(tmp_path, on_event=cancel)
 
 
 # -- intensities ----------------------------------------------------------------------------------------------------

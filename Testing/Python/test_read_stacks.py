@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -126,6 +129,16 @@ def test_a_broken_picture_is_named_by_its_place(tmp_path, damage):
     path = tmp_path / "slice 2.png"
     path.write_bytes(damage(path.read_bytes()))
     assert "Picture 2 cannot be read" in refusal(tmp_path)
+
+
+def test_a_picture_that_announces_a_monstrous_size_is_refused(tmp_path):
+    write(tmp_path, pictures(1))
+    path = tmp_path / "slice 1.png"
+    raw = bytearray(path.read_bytes())
+    raw[16:24] = struct.pack(">II", 200000, 200000)
+    raw[29:33] = struct.pack(">I", zlib.crc32(raw[12:29]))
+    path.write_bytes(raw)
+    assert "impossible size" in refusal(path)
 
 
 def test_a_jump_in_the_file_numbers_is_said(tmp_path):
