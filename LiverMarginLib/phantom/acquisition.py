@@ -128,7 +128,7 @@ def texture(
 
 
 def _noise_filter(shape: tuple[int, ...], spacing: tuple[float, float], sharpness: float) -> FloatArray:
-    """Amplitude response whose noise has unit variance: a ramp times the kernel's roll-off (filtered back projection)."""
+    """Amplitude response of unit noise variance: a ramp with the kernel's roll-off, as filtered back projection."""
     fy = fft.fftfreq(shape[0], spacing[0])[:, None]
     fx = fft.rfftfreq(shape[1], spacing[1])[None, :]
     f = np.hypot(fx, fy)

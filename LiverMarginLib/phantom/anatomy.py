@@ -26,7 +26,7 @@ from LiverMarginLib.phantom.tubes import Tube, paint_tubes
 from LiverMarginLib.phantom.viscera import Kidney, Pancreas, Retroperitoneum, Spleen
 from LiverMarginLib.volume import Geometry, LabelMap
 
-_SLAB_VOXELS = 4_000_000
+_SLAB_VOXELS = 6_000_000
 _NOISE_SIZES = (60, 30, 14)
 _PROBE = 8.0  # mm; grid of the first look at a patient
 
@@ -122,13 +122,16 @@ def make_anatomy(seed: int, options: PhantomOptions) -> Anatomy:
     first, second, share = (np.empty(options.shape, dtype=np.uint8) for _ in range(3))
     thickness = max(4, _SLAB_VOXELS // (options.shape[1] * options.shape[2]))
     for start in range(0, options.shape[0], thickness):
-        part_axes = (axes[0][start : start + thickness], axes[1], axes[2])
+        # One more slice on either side, so that partial volume at a slab's edge knows its neighbours.
+        before = min(start, 1)
+        part_axes = (axes[0][start - before : start + thickness + 1], axes[1], axes[2])
         canvas = Canvas(part_axes, placement, noise, palette)
         for part in everything:
             part.paint(canvas)
-        here = slice(start, start + thickness)
-        first[here], second[here] = canvas.first, canvas.second
-        share[here] = np.rint(canvas.share * 255)
+        here = slice(start, min(start + thickness, options.shape[0]))
+        kept = slice(before, before + here.stop - here.start)
+        first[here], second[here] = canvas.first[kept], canvas.second[kept]
+        share[here] = np.rint(canvas.share[kept] * 255)
     description = {
         "seed": int(seed),
         "findings": findings,
@@ -179,11 +182,9 @@ def _draw_findings(rng: np.random.Generator, options: PhantomOptions) -> dict[st
         ("arms_down", 0.2),
     ):
         drawn = bool(rng.random() < prevalence)
-        asked = (
-            (None if options.arms is None else options.arms is Arms.DOWN)
-            if name == "arms_down"
-            else getattr(options, name)
-        )
+        asked = getattr(options, name, None)
+        if name == "arms_down" and options.arms is not None:
+            asked = options.arms is Arms.DOWN
         findings[name] = drawn if asked is None else bool(asked)
     return findings
 
@@ -191,7 +192,7 @@ def _draw_findings(rng: np.random.Generator, options: PhantomOptions) -> dict[st
 def _axes(
     shape: tuple[int, int, int], spacing: tuple[float, float, float]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    k, j, i = ((np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True))
+    k, j, i = (np.asarray((np.arange(n) - (n - 1) / 2) * s) for n, s in zip(shape, spacing, strict=True))
     return k, j, i
 
 

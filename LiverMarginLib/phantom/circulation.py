@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from LiverMarginLib.phantom.canvas import Canvas, Organs
 from LiverMarginLib.phantom.fields import ellipsoid, rotation, smooth_max, smooth_min
@@ -159,11 +158,11 @@ class Heart:
                 start = (side * 38, rng.uniform(0, 30), rng.uniform(105, 150))
                 vessels += grow_tree(rng, start, heading, 5.0, thinnest=0.7, length=34, wander=0.14, limit=46)
         return cls(
-            tuple(centre),
-            float(rng.uniform(0.88, 1.15)),
-            float(rng.uniform(2, 9)),
-            float(rng.uniform(-30, 15)),
-            vessels,
+            centre=tuple(centre),
+            size=float(rng.uniform(0.88, 1.15)),
+            fat=float(rng.uniform(2, 9)),
+            yaw=float(rng.uniform(-30, 15)),
+            lung_vessels=vessels,
         )
 
     def paint(self, canvas: Canvas) -> None:
@@ -210,13 +209,17 @@ class Heart:
 def draw_mesentery(rng: np.random.Generator) -> list[Tube]:
     """Vessels that fan out in the visceral fat from the roots of the mesenteries."""
     tubes: list[Tube] = []
-    roots = [((0, -4, -50), (0.1, -0.9, -0.4)), ((-6, -8, -80), (-0.5, -0.7, -0.4)), ((4, -6, -80), (0.6, -0.7, -0.3))]
-    roots += [
+    roots = (
+        ((0, -4, -50), (0.1, -0.9, -0.4)),
+        ((-6, -8, -80), (-0.5, -0.7, -0.4)),
+        ((4, -6, -80), (0.6, -0.7, -0.3)),
         ((20, -10, -40), (0.8, -0.6, 0.0)),
         ((0, -8, -110), (0.0, -0.7, -0.7)),
-        ((-20, -20, -50), (-0.8, -0.4, 0)),
-    ]
-    roots += [((30, 0, 10), (0.8, -0.4, 0.4)), ((60, 20, 20), (0.6, -0.6, 0.5)), ((10, -50, -20), (0.7, -0.4, -0.4))]
+        ((-20, -20, -50), (-0.8, -0.4, 0.0)),
+        ((30, 0, 10), (0.8, -0.4, 0.4)),
+        ((60, 20, 20), (0.6, -0.6, 0.5)),
+        ((10, -50, -20), (0.7, -0.4, -0.4)),
+    )
     for start, heading in roots:
         place = np.array(start) + rng.normal(0, 6, 3)
         tubes += grow_tree(rng, place, heading, 3.0, thinnest=0.6, length=34, wander=0.22, limit=44)

@@ -183,10 +183,9 @@ def draw_small_bowel(rng: np.random.Generator, front: float, count: int = 42) ->
         turns = np.cumsum(rng.normal(0, (17, 13, 12), (n, 3)), axis=0)
         radius = rng.uniform(7, 13.5)
         kind = rng.random()
+        content = Tissue.FLUID if kind < 0.65 else Tissue.FOOD
         if positive and kind < 0.6:
             content = Tissue.ORAL_CONTRAST
-        else:
-            content = Tissue.FLUID if kind < 0.65 else Tissue.FOOD
         gas = centre[1] + rng.uniform(-14, 4) if rng.random() < 0.2 else -999.0
         loops.append(
             Hollow(

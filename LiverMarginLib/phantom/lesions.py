@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from LiverMarginLib.phantom.canvas import Canvas
+from LiverMarginLib.phantom.canvas import Canvas, Organs
 from LiverMarginLib.phantom.fields import ellipsoid, rotation
 from LiverMarginLib.phantom.organs import Organ
 from LiverMarginLib.phantom.tissues import Tissue
@@ -69,7 +69,7 @@ class Lesion:
         mass = ellipsoid(*canvas.at(box), c, r, rotation(yaw=self.turn))
         mass = mass + self.rough * canvas.noise(14, box)
         add = canvas.palette.add
-        over = (Organ.LIVER, Organ.LIVER_VESSEL, Organ.LIVER_MASS)
+        over: Organs = (Organ.LIVER, Organ.LIVER_VESSEL, Organ.LIVER_MASS)
         inside = (Organ.LIVER_MASS,)
         if self.rim:
             canvas.paint(add(Tissue.LESION_RIM, Organ.LIVER_MASS, self.shade), mass, box, over=over, solid=False)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from LiverMarginLib.phantom.canvas import Canvas, Organs
+from LiverMarginLib.phantom.canvas import Box, Canvas, Organs
 from LiverMarginLib.phantom.fields import FloatArray, ellipsoid, rotation, smooth_max, smooth_min
 from LiverMarginLib.phantom.organs import Organ
 from LiverMarginLib.phantom.tissues import Tissue
@@ -44,6 +43,7 @@ class LiverShape:
     waviness: float
     cut: str
     cut_at: float
+    collection: bool
     wraps: bool
 
     @classmethod
@@ -82,7 +82,8 @@ class LiverShape:
             wall_gap=float(rng.uniform(6, 20) if ascites else rng.uniform(0.8, 2.5)),
             waviness=float(rng.uniform(2.5, 6.0)),
             cut=str(rng.choice(["right", "left"], p=[0.6, 0.4])) if resected else "",
-            cut_at=float(rng.uniform(-12, 12)),
+            cut_at=float(rng.uniform(-16, 22)),
+            collection=bool(rng.random() < 0.5),
             wraps=wraps,
         )
 
@@ -122,7 +123,7 @@ class Liver:
         portal, trunk = _draw_portal(rng, s)
         return cls(shape, gallbladder, stones, trunk, portal, _draw_veins(rng, s), dome)
 
-    def field(self, canvas: Canvas, box: tuple[slice, slice, slice]) -> FloatArray:
+    def field(self, canvas: Canvas, box: Box) -> FloatArray:
         """Distance to the liver before its neighbours press on it."""
         p = self.shape
         s = p.scale
@@ -172,17 +173,20 @@ class Liver:
             0.2 + 0.4 * rough + np.maximum(12 - z, 0) / 11
         )
         teres = np.maximum(np.maximum(plane, (z - 22 * s) * 0.8), (y + 22) * 0.7)
-        teres = np.maximum(teres, -y - 200)
         distance = smooth_max(distance, -teres.astype(np.float32), 4)
         hilum = ellipsoid(x, y, z, np.array([-24, 2, -4]) * s, (22, 9, 9), rotation(yaw=-20, roll=15))
         distance = smooth_max(distance, -hilum, 5)
 
-        if p.cut == "right":
-            distance = smooth_max(distance, -(x + 34 * s + p.cut_at - 0.35 * y) + 2 * fine, 10)
-        elif p.cut == "left":
-            distance = smooth_max(distance, (x + 12 * s + p.cut_at + 0.2 * y) + 2 * fine, 10)
         distance += p.nodules * (canvas.noise(14, box) if p.nodules > 1 else fine)
         return np.asarray(distance, dtype=np.float32)
+
+    def cut(self, canvas: Canvas, box: Box, distance: FloatArray) -> FloatArray:
+        """What a resection has left of the field `distance`."""
+        p = self.shape
+        x, y, _ = canvas.at(box)
+        right, left = -(x + 66 * p.scale + p.cut_at - 0.3 * y), x + 12 * p.scale + p.cut_at + 0.2 * y
+        plane = right if p.cut == "right" else left
+        return smooth_max(distance, plane + 2 * canvas.noise(30, box), 10)
 
     def paint(self, canvas: Canvas) -> None:
         """Paint gallbladder, portal trunk, liver and its vessels, in this order of precedence."""
@@ -201,6 +205,11 @@ class Liver:
         distance = smooth_max(distance, canvas.fields["cavity"][box] + self.shape.wall_gap, 8)
         distance = smooth_max(distance, canvas.fields["dome"][box] + 2.0, 8)
         distance = canvas.avoid(distance, box, gap=0.1, width=3)
+        if self.shape.cut:
+            whole, distance = distance, self.cut(canvas, box, distance)
+            if self.shape.collection:
+                fluid = np.maximum(whole + 5, 5 - distance) + 3 * canvas.noise(30, box)
+                canvas.paint(palette.add(Tissue.ASCITES, Organ.ASCITES), fluid, box, over=over)
         canvas.fields["liver"] = np.full(canvas.shape, 60, dtype=np.float32)
         canvas.fields["liver"][box] = distance
         canvas.paint(palette.add(Tissue.LIVER, Organ.LIVER), distance, box, over=over)
@@ -232,7 +241,7 @@ class Liver:
 def _draw_portal(rng: np.random.Generator, s: float) -> tuple[list[Tube], Tube]:
     """Portal branches inside the liver, and the trunk from the confluence to the hilum."""
     fork = np.array([-30, -2, 2]) * s
-    trunk = Tube.through([(2, 6, -38), (-10, 4, -20), fork], [7.5, 7.5, 7.0])
+    trunk = Tube.through(np.array([(2, 6, -38), (-10, 4, -20), tuple(fork)]), [7.5, 7.5, 7.0])
     tubes: list[Tube] = []
     right = Tube.through([fork, fork + np.array([-24, 4, 4]) * s], [6.5, 5.8])
     left = Tube.through([fork, np.array([-14, -18, 12]) * s, np.array([-4, -36, 10]) * s], [5.5, 5.0, 4.6])
@@ -253,11 +262,12 @@ def _draw_portal(rng: np.random.Generator, s: float) -> tuple[list[Tube], Tube]:
 def _draw_veins(rng: np.random.Generator, s: float) -> list[Tube]:
     """Right, middle and left hepatic veins with their tributaries."""
     tubes: list[Tube] = []
-    for heading, radius, length in (
+    courses: tuple[tuple[tuple[float, float, float], float, float], ...] = (
         ((-0.85, 0.15, -0.35), 6.2, 42),
         ((-0.45, -0.75, -0.45), 5.8, 40),
         ((0.45, -0.85, -0.2), 5.2, 32),
-    ):
+    )
+    for heading, radius, length in courses:
         start = np.array([-27, 10, 66]) * s + rng.normal(0, 3, 3)
         heading_drawn = np.array(heading) + rng.normal(0, 0.12, 3)
         tubes += grow_tree(rng, start, heading_drawn, radius, thinnest=1.1, length=length * s, wander=0.12, limit=56)

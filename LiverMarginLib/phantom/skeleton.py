@@ -181,4 +181,5 @@ class Skeleton:
         if box is not None:
             x, y, z = canvas.at(box)
             sacrum = rounded_box(x, y - 0.35 * (z + 200), z, (0, 78, -215), (44, 16, 50), 12)
-            self._shell(canvas, sacrum + 0.25 * (np.abs(x) - 20), box, Organ.BONE)
+            narrow = sacrum + 0.25 * (np.abs(x) - 20)
+            self._shell(canvas, narrow.astype(np.float32), box, Organ.BONE)

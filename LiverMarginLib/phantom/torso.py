@@ -239,8 +239,7 @@ class Torso:
         lung = np.full(canvas.shape, 60, dtype=np.float32)
         lung[box] = smooth_max(cavity[box] + 1.5, -dome[box], 6)
         canvas.fields["lung"] = lung
-        over = (Organ.VISCERAL_FAT,)
-        canvas.paint(muscle, lung[box] - 2.2, box, over=over, solid=False)
+        canvas.paint(muscle, lung[box] - 2.2, box, over=(Organ.VISCERAL_FAT,), solid=False)
         over = (Organ.VISCERAL_FAT, Organ.MUSCLE)
         for organ, side in ((Organ.RIGHT_LUNG, 1.0), (Organ.LEFT_LUNG, -1.0)):
             half = np.maximum(lung[box], np.float32(side) * canvas.x[box])
@@ -252,7 +251,7 @@ class Torso:
             canvas.paint(canvas.palette.add(Tissue.EFFUSION, Organ.PLEURAL_EFFUSION), fluid, box, lungs, solid=False)
 
 
-def _step(t: FloatArray) -> FloatArray:
+def _step(t: npt.NDArray[np.floating]) -> FloatArray:
     """Smooth step from 0 at ``t = 0`` to 1 at ``t = 1``."""
     t = np.clip(t, 0, 1)
     return np.asarray(t * t * (3 - 2 * t), dtype=np.float32)

@@ -78,7 +78,7 @@ def paint_tubes(
     over: Organs | None = None,
     solid: bool = False,
 ) -> None:
-    """Paint many thin tubes segment by segment, each in its own small box; those far thinner than a voxel are left out."""
+    """Paint thin tubes segment by segment, each in its own small box; those far thinner than a voxel are left out."""
     if not tubes or not canvas.detail:
         return
     points = np.concatenate([t.points for t in tubes])

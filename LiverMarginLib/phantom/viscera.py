@@ -91,12 +91,12 @@ class Kidney:
         """Paint the kidney and its adrenal."""
         organ = Organ.RIGHT_KIDNEY if self.side < 0 else Organ.LEFT_KIDNEY
         palette = canvas.palette
-        c, r = np.array(self.centre), np.array(self.radii)
+        c, r = (np.array(v, dtype=np.float32) for v in (self.centre, self.radii))
         box = canvas.box(c - r.max() - 6, c + r.max() + 6)
         over = (Organ.VISCERAL_FAT,)
         if box is not None:
             x, y, z = canvas.at(box)
-            axes = rotation(yaw=self.yaw, roll=-self.side * 9)
+            axes = rotation(yaw=self.yaw, roll=-self.side * 9).astype(np.float32)
             u, v, w = x - c[0], y - c[1], z - c[2]
             u, v, w = (axes[n, 0] * u + axes[n, 1] * v + axes[n, 2] * w for n in range(3))
             kidney = ellipsoid(u, v, w, (0, 0, 0), r) + 1.2 * canvas.noise(30, box)
@@ -191,8 +191,10 @@ class Pancreas:
         course += shift + rng.normal(0, 3, course.shape)
         width = rng.uniform(0.75, 1.2)
         body = Tube.through(course, np.array([13, 12, 8, 9, 9, 7.5]) * width)
-        behind = course[2:] + (0, 13, 2)
-        vein = Tube.through(np.vstack([(-2, 4, -34), behind[1:], behind[-1] + (10, 4, 6)]), [5.5, 4.8, 4.5, 4.2, 3.5])
+        behind = course[2:] + np.array([0, 13, 2])
+        vein = Tube.through(
+            np.vstack([(-2, 4, -34), behind[1:], behind[-1] + np.array([10, 4, 6])]), [5.5, 4.8, 4.5, 4.2, 3.5]
+        )
         return cls(body, vein)
 
     def paint(self, canvas: Canvas) -> None:
@@ -204,6 +206,6 @@ class Pancreas:
         if found is None:
             return
         box, distance = found
-        distance = distance + 2.0 * canvas.noise(14, box) + 0.8
-        distance = canvas.avoid(distance, box, gap=1.0, width=3)
+        lobules = distance + np.float32(2.0) * canvas.noise(14, box) + np.float32(0.8)
+        distance = canvas.avoid(lobules, box, gap=1.0, width=3)
         canvas.paint(canvas.palette.add(Tissue.PANCREAS, Organ.PANCREAS), distance, box, over=over)

@@ -29,12 +29,11 @@ from LiverMarginLib.phantom import (
 from LiverMarginLib.volume import IntensityKind, LabelMap, Modality, axial_view
 
 SMALL = {"shape": (44, 80, 80), "spacing": (6.0, 5.0, 5.0)}
-PLAIN = {
-    name: False
-    for name in (
-        "steatosis", "cirrhosis", "riedel", "resected", "wrapping_left_lobe", "ascites", "effusion", "situs_inversus",
-    )
-}  # fmt: skip
+FINDINGS = (
+    *("steatosis", "cirrhosis", "riedel", "resected"),
+    *("wrapping_left_lobe", "ascites", "effusion", "situs_inversus"),
+)
+PLAIN = dict.fromkeys(FINDINGS, False)
 
 
 @cache
@@ -74,10 +73,9 @@ def test_the_slabs_in_which_a_volume_is_painted_leave_no_trace(monkeypatch: pyte
     whole = make_anatomy(3, options)
     monkeypatch.setattr("LiverMarginLib.phantom.anatomy._SLAB_VOXELS", 5 * 48 * 48)
     slabs = make_anatomy(3, options)
-    assert slabs.materials == whole.materials
-    assert np.array_equal(slabs.first, whole.first)
-    # The share of a voxel is one-sided at a slab's edge, so it may differ there, and only there.
-    assert np.mean(slabs.share != whole.share) < 0.02
+    number = np.array([whole.materials.index(m) for m in slabs.materials])
+    assert np.array_equal(number[slabs.first], whole.first)
+    assert np.abs(slabs.share.astype(int) - whole.share).max() <= 2
 
 
 def test_the_grid_is_the_canonical_axial_view() -> None:
