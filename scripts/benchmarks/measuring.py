@@ -1,0 +1,57 @@
+"""Time and peak memory of a piece of work, in a process of its own."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def measured(work: Callable[[], Any]) -> tuple[Any, float, float]:
+    """Run once; return the result, the seconds, and the peak of memory in MiB above what was in use before."""
+    gc.collect()
+    before = _status("VmRSS")
+    # Linux forgets the peak so far; elsewhere the peak of the whole process has to do.
+    peak_file = Path("/proc/self/clear_refs")
+    if peak_file.exists():
+        peak_file.write_text("5")
+    started = time.perf_counter()
+    result = work()
+    seconds = time.perf_counter() - started
+    return result, seconds, max(0.0, _status("VmHWM") - before)
+
+
+def _status(field: str) -> float:
+    path = Path("/proc/self/status")
+    if path.exists():
+        line = next(line for line in path.read_text().splitlines() if line.startswith(field))
+        return int(line.split()[1]) / 1024
+    import resource
+
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+
+
+def in_own_process(arguments: list[str]) -> dict[str, Any]:
+    """Start this script again with other arguments; its last line of output is JSON.
+
+    Raises
+    ------
+    RuntimeError
+        If it fails, with the last line of its error stream.
+    """
+    result = subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )
+    if result.returncode:
+        raise RuntimeError((result.stderr.strip().splitlines() or ["no message"])[-1])
+    return dict(json.loads(result.stdout.strip().splitlines()[-1]))
