@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from LiverMarginLib.errors import GeometryError, InputError
+from LiverMarginLib.metrics.slicepass import Extent
 from LiverMarginLib.resampling import resample_labels
 from LiverMarginLib.volume import Geometry, LabelMap, axial_view
 
@@ -25,7 +27,7 @@ def as_tuple(labels: Labels) -> tuple[int, ...]:
     InputError
         If there are none, or one is 0, which is background.
     """
-    values = tuple(dict.fromkeys((labels,) if isinstance(labels, int) else (int(v) for v in labels)))
+    values = tuple(dict.fromkeys((int(labels),) if isinstance(labels, int | np.integer) else (int(v) for v in labels)))
     if not values or 0 in values:
         raise InputError("A label must be a whole number other than 0, which is the background.")
     return values
@@ -129,6 +131,27 @@ def align(prediction: LabelMap, grid: Geometry, name: str) -> tuple[npt.NDArray[
         f"Prediction '{name}' lies on another grid ({size} voxels of {spacing} mm) and was resampled to the "
         "reference's by nearest neighbour; its margin cannot be better than that allows."
     ]
+
+
+def beyond_grid(extent: Extent, grid: Geometry, prediction: Geometry, name: str) -> list[str]:
+    """Say so if the reference reaches beyond the prediction's voxels, where nothing can have been segmented.
+
+    Parameters
+    ----------
+    extent : Extent
+        Of the reference in `grid`.
+    grid : Geometry
+        The axial view of the reference.
+    prediction : Geometry
+    name : str
+        Of the prediction, for the message.
+    """
+    ends = [(low, high - 1) for low, high in (extent.i, extent.j, extent.k)]
+    corners = np.array([(*corner, 1.0) for corner in itertools.product(*ends)])
+    index = corners @ (np.linalg.inv(prediction.ijk_to_ras) @ grid.ijk_to_ras).T
+    if (index[:, :3] < -0.6).any() or (index[:, :3] > np.array(prediction.shape[::-1]) - 0.4).any():
+        return [f"The reference reaches beyond the grid of prediction '{name}'; what lies there counts as missed."]
+    return []
 
 
 def join(labels: tuple[int, ...]) -> str:

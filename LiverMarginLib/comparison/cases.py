@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from LiverMarginLib.comparison.alignment import Labels, align, as_tuple, describe_labels, join, labels_of_prediction
+from LiverMarginLib.comparison.alignment import (
+    Labels,
+    align,
+    as_tuple,
+    beyond_grid,
+    describe_labels,
+    join,
+    labels_of_prediction,
+)
 from LiverMarginLib.comparison.result import (
     CaseComparison,
     Estimate,
@@ -116,6 +124,10 @@ def compare_case(
             if reference.array.any()
             else "The reference is empty: no voxel in it carries a label."
         )
+    for name, prediction in predictions.items():
+        for note in beyond_grid(result.extent, grid, prediction.geometry, name):
+            notes[name].append(note)
+            on_event(Notice(note))
     return CaseComparison(
         case,
         labels,

@@ -197,7 +197,21 @@ def test_a_slab_inside_the_reference_is_compared(balls):
     only = np.zeros_like(prediction)
     only[2:5] = prediction[2:5]
     assert case.predictions["slab"].values["dice"].value == pytest.approx(golden.dice(reference, only))
-    assert case.predictions["slab"].notes
+    resampled, beyond = case.predictions["slab"].notes
+    assert "resampled" in resampled
+    assert beyond == "The reference reaches beyond the grid of prediction 'slab'; what lies there counts as missed."
+
+
+@pytest.mark.parametrize("shape", [(1, 30, 30), (12, 1, 30), (12, 30, 1), (1, 1, 1)])
+def test_images_of_one_slice_row_or_voxel_are_compared(shape):
+    reference = np.ones(shape, dtype=bool)
+    prediction = reference.copy()
+    prediction[..., : shape[2] // 2] = False
+    result = compare_case(labels(reference), {"model": labels(prediction)}).predictions["model"]
+    assert result.values["dice"].value == pytest.approx(golden.dice(reference, prediction))
+    expected = golden.surface_numbers(*golden.voxel_distances(reference, prediction, SPACING))
+    assert result.values["hd_mm"].value == pytest.approx(expected["hd"])
+    assert result.slices["boundary_f"][0] == pytest.approx(golden.boundary_f(reference[0], prediction[0], 1))
 
 
 def test_the_label_of_the_prediction_may_differ_and_then_it_is_said(balls):
