@@ -54,7 +54,8 @@ def compare_cases(
     finished : mapping of str to CaseComparison, optional
         Cases of an earlier run (see `LiverMarginLib.comparison.store`), which are not loaded again.
     on_case : callable, optional
-        Called with each new case, to store it.
+        Called with each new case, to store or draw it; its margin errors point by point are in it here and nowhere
+        later.
     on_event : callable
         Receives `Progress` (cases) and a `Notice` for each failure and each case's notices.
 

@@ -128,6 +128,7 @@ class Study:
     ----------
     settings : CompareSettings
     cases : tuple of CaseComparison
+        Without the margin errors point by point if they come from `compare_cases`.
     failures : tuple of FailedCase
     models : mapping of str to ModelSummary
     paired : tuple of PairedComparison

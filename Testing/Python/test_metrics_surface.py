@@ -44,6 +44,8 @@ def test_voxel_distances_equal_those_over_all_pairs_of_voxels(name, spacing):
 @pytest.mark.parametrize("name", FULL)
 def test_surfel_distances_equal_those_over_all_pairs_of_elements(name, spacing):
     masks = PAIRS[name]
+    if name.startswith("random"):  # nearly every voxel is surface, and all pairs are too many
+        masks = tuple(m[:5, :9, :11] for m in masks)
     elements, areas = [], []
     for mask in masks:
         padded = np.pad(mask, 1)

@@ -35,7 +35,7 @@ def test_a_grid_resampled_onto_itself_is_unchanged():
     assert np.array_equal(resample_labels(labels, labels.geometry).array, labels.array)
 
 
-@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_every_axis_order_and_flip_comes_back_exactly(order):
     labels = _random_labels(_geometry((4, 5, 6), (3.0, 0.7, 0.8), (1.0, 2.0, 3.0)))
     for flips in itertools.product((False, True), repeat=3):

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slices", type=int, nargs="+", default=[100, 300, 1000], help="512 x 512 slices")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write every figure here")
+    parser.add_argument("--leave-out", nargs="+", default=[], choices=sorted(CONTENDERS), metavar="CONTENDER")
     parser.add_argument("--contender", choices=sorted(CONTENDERS), help=argparse.SUPPRESS)
 
 
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     results = {}
     for n in options.slices:
-        runs: dict[str, list[dict]] = {name: [] for name in CONTENDERS}
+        runs: dict[str, list[dict]] = {name: [] for name in CONTENDERS if name not in options.leave_out}
         for repeat in range(options.repeats):
             for name in list(runs):
                 try:
