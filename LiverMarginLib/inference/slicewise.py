@@ -245,8 +245,8 @@ def _slice_range(options: SlicewiseOptions, count: int) -> range:
     first, stop = options.slice_range or (0, count)
     if not 0 <= first < stop <= count:
         raise InputError(
-            f"The slice range {first} to {stop} does not lie in this image, which has {count} slices; "
-            f"choose two numbers from 0 to {count}."
+            f"Slices {first} to {stop - 1} are not to be had in this image, which has slices 0 to {count - 1}; "
+            "choose among those."
         )
     return range(first, stop)
 

@@ -174,15 +174,8 @@ def test_a_bundle_is_listed_checked_and_run_in_a_python_without_torch(tiny_model
 import sys
 sys.modules["torch"] = None
 sys.modules["safetensors"] = None
-import pkgutil, importlib, numpy as np
-import LiverMarginLib.inference, LiverMarginLib.models, LiverMarginLib.preprocessing
-for package in (LiverMarginLib.inference, LiverMarginLib.models):
-    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        if module.name != "LiverMarginLib.models.unet":
-            importlib.import_module(module.name)
 from LiverMarginLib.inference.check import check_bundle
 from LiverMarginLib.models.store import find_bundle
-from LiverMarginLib.inference.segmenter import load_segmenter
 find_bundle({str(tiny_model.folder)!r})
 print(check_bundle({str(tiny_model.folder)!r}).skipped)
 """
