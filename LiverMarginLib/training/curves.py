@@ -95,8 +95,8 @@ def _draw_panel(axes: Axes, history: Sequence[Row], names: Mapping[str, str], be
         axes.legend(frameon=False)
 
 
-def open_tensorboard(folder: Path, first_step: int) -> Any:
-    """Return a TensorBoard writer for ``folder/tensorboard``; events from `first_step` on replace those there are.
+def open_tensorboard(folder: Path, first_epoch: int) -> Any:
+    """Return a TensorBoard writer for ``folder/tensorboard``; events from `first_epoch` on replace those there are.
 
     Raises
     ------
@@ -107,4 +107,4 @@ def open_tensorboard(folder: Path, first_step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise DependencyError("TensorBoard is not installed; run 'pip install tensorboard' or leave it off.") from error
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=first_epoch)

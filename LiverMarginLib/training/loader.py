@@ -10,6 +10,7 @@ each batch without talking to each other.
 from __future__ import annotations
 
 import queue
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -107,6 +108,11 @@ def _collate(items: list[tuple[int, Item | _Failed]]) -> Batch | _Failed:
     return Batch([sample for sample, _ in items], stacked)
 
 
+def ignore_interrupts(*_: object) -> None:
+    """Leave Ctrl+C, which a terminal sends to the whole family, to the process that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class BatchLoader:
     """Reads batches ahead, in processes or (with none) in a thread. A context manager: leaving it ends them.
 
@@ -143,6 +149,7 @@ class BatchLoader:
             num_workers=workers,
             prefetch_factor=prefetch if workers else None,
             pin_memory=pin,
+            worker_init_fn=ignore_interrupts if workers else None,
             # A generator of its own: torch would otherwise draw the workers' seed from the generator of the dropout.
             generator=torch.Generator(),
         )

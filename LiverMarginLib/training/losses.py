@@ -7,15 +7,13 @@ pseudo-labels). They compute in float32 whatever the precision of the network, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from LiverMarginLib.training.config import LossConfig, LossKind
-
-SegmentationLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def binary_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -56,10 +54,15 @@ def focal(
     return _weighted_mean(balance * missed**gamma * entropy, weight)
 
 
-def segmentation_loss(config: LossConfig) -> SegmentationLoss:
-    """Return the loss that `config` describes, computed in float32."""
+@dataclass(frozen=True)
+class SegmentationLoss:
+    """The loss that `config` describes, computed in float32. An object, so that loader processes can have a copy."""
 
-    def compute(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    config: LossConfig
+
+    def __call__(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return the loss of a batch."""
+        config = self.config
         logits, target = logits.float(), target.float()
         match config.kind:
             case LossKind.BCE:
@@ -73,8 +76,6 @@ def segmentation_loss(config: LossConfig) -> SegmentationLoss:
                 return focal(logits, target, weight, config.focal_gamma, config.focal_alpha)
             case LossKind.MSE_SSIM:
                 raise ValueError("mse-ssim compares images, not masks")
-
-    return compute
 
 
 def ssim(image: Tensor, reference: Tensor, data_range: float = 1.0) -> Tensor:

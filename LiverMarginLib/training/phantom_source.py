@@ -21,6 +21,7 @@ from LiverMarginLib.inference.devices import available_threads
 from LiverMarginLib.io.atomic import atomic_path
 from LiverMarginLib.phantom import PhantomOptions, liver_target, make_anatomy, render
 from LiverMarginLib.training.data import SliceSample
+from LiverMarginLib.training.loader import ignore_interrupts
 from LiverMarginLib.volume import axial_view
 
 _BYTES_A_VOXEL = 3  # int16 image, uint8 mask
@@ -139,7 +140,9 @@ class PhantomSource:
             return
         self._make_room()
         # Spawned, because a forked copy of a process that runs torch's threads may hang.
-        pool = ProcessPoolExecutor(workers or available_threads(), multiprocessing.get_context("spawn"))
+        pool = ProcessPoolExecutor(
+            workers or available_threads(), multiprocessing.get_context("spawn"), ignore_interrupts
+        )
         try:
             pending: set[Future[None]] = {pool.submit(self._make, seed) for seed in missing}
             while pending:

@@ -14,7 +14,7 @@ from LiverMarginLib.training.augmentation import Augmentation
 from LiverMarginLib.training.config import LossKind, TrainConfig
 from LiverMarginLib.training.data import SliceSample, SliceSource
 from LiverMarginLib.training.loader import Batch, Item
-from LiverMarginLib.training.losses import segmentation_loss
+from LiverMarginLib.training.losses import SegmentationLoss
 from LiverMarginLib.training.task import Scores, Sums, Task
 
 # Probabilities are counted in steps of 1 %, so that every threshold can be judged after one pass.
@@ -37,7 +37,7 @@ class SegmentationTask(Task):
         super().__init__(config)
         if config.loss.kind is LossKind.MSE_SSIM:
             raise InputError("The loss 'mse-ssim' belongs to denoising; choose bce, dice, bce-dice or focal.")
-        self._loss = segmentation_loss(config.loss)
+        self._loss = SegmentationLoss(config.loss)
         self._augmentation = Augmentation(config.augmentation, config.seed)
 
     def build_model(self) -> nn.Module:

@@ -26,6 +26,7 @@ import torch
 
 from LiverMarginLib.errors import InputError, LiverMarginError, ResourceError
 from LiverMarginLib.events import CancelToken, Metric, Notice, OnEvent, Progress, ignore
+from LiverMarginLib.inference.devices import available_threads
 from LiverMarginLib.training import checkpoint, curves
 from LiverMarginLib.training.config import MAY_CHANGE_ON_RESUME, TrainConfig
 from LiverMarginLib.training.data import SliceSource, check_split, usable_slices
@@ -45,6 +46,7 @@ from LiverMarginLib.training.task import Task, build_task
 from LiverMarginLib.training.validation import Validation
 
 _LOG = logging.getLogger(__name__)
+_MOST_WORKERS = 8
 _SECONDS_BETWEEN_EVENTS = 0.5
 _SECONDS_BETWEEN_FIGURES = 30.0  # drawing one takes about half a second
 
@@ -205,10 +207,10 @@ class _Trainer:
 
     def run(self) -> TrainResult:
         resumed = self._resume()
+        if self._config.tensorboard and self._group.is_main:
+            self._board = curves.open_tensorboard(self._folder, len(self._state.history) + 1)
         if not resumed and self._group.is_main:
             write_manifest(self._folder, self._manifest)
-        if self._config.tensorboard and self._group.is_main:
-            self._board = curves.open_tensorboard(self._folder, self._state.step)
         self._last_save = time.monotonic()
         try:
             ending = self._learn()
@@ -495,9 +497,7 @@ def _workers(wanted: int | None, device: torch.device, group: Group) -> int:
         return wanted
     if device.type != "cuda":
         return 0
-    import os
-
-    return max(1, min(8, (os.cpu_count() or 2) // group.world - 1))
+    return max(1, min(_MOST_WORKERS, available_threads() // group.world - 1))
 
 
 def _differences(saved: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:

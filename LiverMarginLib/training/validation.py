@@ -69,6 +69,7 @@ class Validation:
         self._group = group
         self._workers = workers
         self._prefetch = config.prefetch
+        self._pin = engine.device.type == "cuda"
 
     def run(self, on_event: OnEvent, cancel: CancelToken) -> dict[str, np.ndarray] | None:
         """Return the task's sums over all validation slices, or None if the training was stopped meanwhile.
@@ -80,7 +81,7 @@ class Validation:
         """
         totals: dict[str, np.ndarray] = {}
         last_event = time.monotonic()
-        with BatchLoader(self._read, self._mine, self._workers, self._prefetch) as batches:
+        with BatchLoader(self._read, self._mine, self._workers, self._prefetch, self._pin) as batches:
             for done in range(self._rounds):
                 failure: LiverMarginError | None = None
                 sums: dict[str, np.ndarray] = {}

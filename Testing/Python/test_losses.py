@@ -10,10 +10,10 @@ torch = pytest.importorskip("torch")
 
 from LiverMarginLib.training.config import LossConfig, LossKind  # noqa: E402
 from LiverMarginLib.training.losses import (  # noqa: E402
+    SegmentationLoss,
     binary_cross_entropy,
     focal,
     restoration_loss,
-    segmentation_loss,
     soft_dice,
     ssim,
 )
@@ -54,7 +54,7 @@ def test_cross_entropy_is_its_definition(prediction) -> None:
 def test_a_sample_of_weight_zero_is_as_if_it_were_not_there(prediction, kind: LossKind) -> None:
     logits, target = prediction
     weight = torch.tensor([1.0, 0.0, 1.0]).view(3, 1, 1, 1)
-    loss = segmentation_loss(LossConfig(kind))
+    loss = SegmentationLoss(LossConfig(kind))
     without = loss(logits[[0, 2]], target[[0, 2]], None)
     assert loss(logits, target, weight).item() == pytest.approx(without.item(), rel=1e-6)
 
@@ -63,18 +63,18 @@ def test_a_sample_of_weight_zero_is_as_if_it_were_not_there(prediction, kind: Lo
 def test_a_batch_of_weight_zero_teaches_nothing(prediction, kind: LossKind) -> None:
     logits, target = prediction
     logits.requires_grad_(True)
-    segmentation_loss(LossConfig(kind))(logits, target, torch.zeros(3, 1, 1, 1)).backward()
+    SegmentationLoss(LossConfig(kind))(logits, target, torch.zeros(3, 1, 1, 1)).backward()
     assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 
 def test_the_combined_loss_adds_dice_with_its_weight(prediction) -> None:
-    combined = segmentation_loss(LossConfig(LossKind.BCE_DICE, dice_weight=0.3))(*prediction, None)
+    combined = SegmentationLoss(LossConfig(LossKind.BCE_DICE, dice_weight=0.3))(*prediction, None)
     assert combined.item() == pytest.approx((binary_cross_entropy(*prediction) + 0.3 * soft_dice(*prediction)).item())
 
 
 def test_half_precision_logits_are_compared_in_single_precision(prediction) -> None:
     logits, target = prediction
-    loss = segmentation_loss(LossConfig(LossKind.BCE))(logits.bfloat16(), target, None)
+    loss = SegmentationLoss(LossConfig(LossKind.BCE))(logits.bfloat16(), target, None)
     assert loss.dtype == torch.float32
 
 
