@@ -175,7 +175,7 @@ class TrainConfig:
     epochs, steps_per_epoch : int
         An epoch is `steps_per_epoch` steps, or one pass over the slices where that is None.
     max_minutes : float, optional
-        Validate and stop when this time is used up (a resumed training goes on counting).
+        Validate and stop at the end of the epoch in which this time is used up; a resumed training goes on counting.
     unannotated_as_empty : bool
         Treat slices that nobody annotated as slices without liver; otherwise they are left out.
     validate_every : int

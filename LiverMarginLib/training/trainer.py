@@ -223,7 +223,11 @@ class _Trainer:
 
     def _learn(self) -> Ending:
         state, config = self._state, self._config
-        ending = self._after_epoch() if self._epoch_is_over() else self._ending(self._time_is_up())
+        ending = None
+        if self._epoch_is_over():
+            ending = self._after_epoch()
+        elif state.history:
+            ending = self._ending(self._time_is_up())
         steps = self._order.steps(state.step, self._total_steps, config.batch, self._group.rank, self._group.world)
         pin = self._device.type == "cuda"
         read = partial(self._task.read_training, self._source)

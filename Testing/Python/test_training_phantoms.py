@@ -1,0 +1,85 @@
+"""Phantoms as a source of slices."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from LiverMarginLib.errors import Cancelled, InputError
+from LiverMarginLib.events import CancelToken, Progress
+from LiverMarginLib.phantom import PhantomOptions, liver_target, make_phantom
+from LiverMarginLib.training.data import Fingerprinted, KnowsAnnotation, usable_slices
+from LiverMarginLib.training.phantom_source import PhantomSource
+
+TINY = PhantomOptions(shape=(4, 32, 32), spacing=(40.0, 13.0, 13.0))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> PhantomSource:
+    source = PhantomSource(range(3, 5), TINY, tmp_path_factory.mktemp("phantoms"), scans=2)
+    source.prepare(workers=2)
+    return source
+
+
+def test_slices_are_those_of_the_phantom(made: PhantomSource) -> None:
+    assert len(made) == 2 * 2 * 4
+    phantom = make_phantom(4, TINY)
+    for k in range(4):
+        sample = made.read(8 + k)
+        np.testing.assert_array_equal(sample.image, phantom.volume.array[k])
+        np.testing.assert_array_equal(sample.mask, liver_target(phantom.labels).array[k])
+        assert sample.image.dtype == np.float32 and sample.spacing == (13.0, 13.0) and sample.annotated
+    assert sum(made.read(n).mask.any() for n in range(len(made))) > 2
+
+
+def test_scans_of_a_patient_differ_in_their_picture_alone(made: PhantomSource) -> None:
+    assert [made.patient(n) for n in (0, 4, 8, 12)] == ["phantom 3", "phantom 3", "phantom 4", "phantom 4"]
+    first, second = made.read(2), made.read(6)
+    np.testing.assert_array_equal(first.mask, second.mask)
+    assert not np.array_equal(first.image, second.image)
+
+
+def test_the_source_fits_the_trainer(made: PhantomSource) -> None:
+    assert isinstance(made, KnowsAnnotation) and isinstance(made, Fingerprinted)
+    assert usable_slices(made, False) == list(range(16))
+    copy = pickle.loads(pickle.dumps(made))
+    np.testing.assert_array_equal(copy.read(5).image, made.read(5).image)
+
+
+def test_phantoms_are_made_once(made: PhantomSource) -> None:
+    before = {path: path.stat().st_mtime_ns for path in made._folder.glob("*.npy")}
+    events = []
+    again = PhantomSource(range(3, 5), TINY, made._folder, scans=2)
+    again.prepare(on_event=events.append)
+    assert events == [Progress(2, 2, "phantoms")]
+    assert {path: path.stat().st_mtime_ns for path in made._folder.glob("*.npy")} == before
+    assert again.fingerprint() == made.fingerprint()
+    assert PhantomSource(range(3, 6), TINY, made._folder, scans=2).fingerprint() != made.fingerprint()
+
+
+def test_more_than_the_budget_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="raise the budget"):
+        PhantomSource(range(1000), PhantomOptions(shape=(48, 512, 512)), tmp_path)
+
+
+def test_older_phantoms_make_room(tmp_path: Path) -> None:
+    stale = tmp_path / "0000000000000000-1-0.image.npy"
+    stale.write_bytes(bytes(20_000))
+    PhantomSource([1], TINY, tmp_path, budget_bytes=25_000)._make_room()
+    assert not stale.exists()
+
+
+def test_a_phantom_that_was_not_made_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="missing from the cache"):
+        PhantomSource([1], TINY, tmp_path).read(0)
+
+
+def test_making_phantoms_can_be_cancelled(tmp_path: Path) -> None:
+    token = CancelToken()
+    token.cancel()
+    with pytest.raises(Cancelled):
+        PhantomSource([1, 2, 3], TINY, tmp_path).prepare(workers=1, cancel=token)
+    assert not list(tmp_path.glob(".*"))
