@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from LiverMarginLib.errors import ResourceError
+from LiverMarginLib.inference.memory import is_out_of_memory
 from LiverMarginLib.training.config import OptimiserConfig, Precision, ScheduleConfig, TrainConfig
 from LiverMarginLib.training.distributed import Group
 from LiverMarginLib.training.loader import Batch
@@ -114,13 +115,8 @@ class Engine:
         ResourceError
             If the device's memory is too small.
         """
-        try:
+        with self._memory_is_enough():
             return self._step(batch, step)
-        except torch.OutOfMemoryError as error:
-            raise ResourceError(
-                f"The device has too little memory for batches of {self._batch}; choose a smaller batch or size.",
-                str(error),
-            ) from error
 
     def _step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         self.learning_rate.set(step)
@@ -141,10 +137,23 @@ class Engine:
 
     @torch.no_grad()
     def validate(self, batch: Batch, groups: int) -> dict[str, Any]:
-        """Return the task's validation sums of a batch."""
+        """Return the task's validation sums of a batch; raises `ResourceError` as `step` does."""
         self.evaluated.eval()
-        with self._mixed():
+        with self._memory_is_enough(), self._mixed():
             return self._task.validate(self.evaluated, batch.to(self.device), groups)
+
+    @contextmanager
+    def _memory_is_enough(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # each device and allocator has its own
+            if not is_out_of_memory(error):
+                raise
+            raise ResourceError(
+                f"The device has too little memory for batches of {self._batch}; choose a smaller batch or size, and "
+                "resume or start again.",
+                str(error),
+            ) from error
 
     def _mixed(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,6 +132,25 @@ def test_a_training_killed_in_the_middle_of_an_epoch_resumes_to_the_same_bits(
     assert final_weights(tmp_path / "out") == final_weights(unbroken.folder)
     found = json.loads((tmp_path / "out" / "found.json").read_text())
     assert found == {"hash": unbroken.weights_sha256, "ending": "finished", "rows": 3}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+def test_ctrl_c_in_a_terminal_saves_a_training_with_loader_processes(tmp_path: Path) -> None:
+    settings = tmp_path / "config.json"
+    long = config(tmp_path / "out", workers=2, epochs=10_000, checkpoint_steps=None, validate_every=10_000)
+    settings.write_text(json.dumps(long.to_dict()))
+    environment = {**os.environ, "PYTHONPATH": str(TOYS.parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(TOYS), str(settings)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out" / "log.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # to the loader processes as well, as a terminal does
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert json.loads((tmp_path / "out" / "found.json").read_text())["ending"] == "stopped"
+    assert load_checkpoint(tmp_path / "out")["state"]["step"] > 0
 
 
 def test_a_stop_during_validation_is_made_up_for(unbroken: TrainResult, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +17,13 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from LiverMarginLib.errors import InputError, ResourceError  # noqa: E402
+from LiverMarginLib.errors import DependencyError, InputError, ResourceError  # noqa: E402
 from LiverMarginLib.events import Event, Metric, Progress  # noqa: E402
 from LiverMarginLib.models.bundle import Bundle  # noqa: E402
 from LiverMarginLib.models.unet import UNet  # noqa: E402
 from LiverMarginLib.training.bundling import bundle_from_training  # noqa: E402
 from LiverMarginLib.training.config import (  # noqa: E402
+    PROFILES,
     AugmentationConfig,
     LossConfig,
     LossKind,
@@ -223,6 +226,28 @@ def test_settings_that_do_not_fit_are_refused_with_one_sentence(tmp_path: Path, 
     with pytest.raises((InputError, ResourceError), match=sentence):
         train(config(tmp_path / "out", **changes), source(1), source(4))
     assert not (tmp_path / "out").exists()
+
+
+def test_too_little_memory_is_said_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crowded(self, model, batch):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setattr(SegmentationTask, "learn", crowded)
+    with pytest.raises(ResourceError, match="choose a smaller batch"):
+        train(config(tmp_path), source(1), source(4))
+
+
+def test_a_missing_tensorboard_is_said_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(DependencyError, match="TensorBoard is not installed"):
+        train(config(tmp_path, tensorboard=True), source(1), source(4))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("model", "name"), [("unet", "robust"), ("dncnn-sr", "robust")])
+def test_tasks_can_be_copied_to_loader_processes(model: str, name: str) -> None:
+    task = build_task(PROFILES[model][name])
+    assert pickle.loads(pickle.dumps(task)).config == task.config
 
 
 def test_a_patient_in_both_sources_is_refused(tmp_path: Path) -> None:
