@@ -93,7 +93,7 @@ class OnnxSegmenter:
         self._session = onnx_session(bundle, device, threads)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         expected = [bundle.manifest.channels, *bundle.manifest.input_size]
-        if len(inputs) != 1 or len(outputs) != 1 or inputs[0].shape[1:] != expected:
+        if len(inputs) != 1 or not outputs or inputs[0].shape[1:] != expected:
             raise BundleError(
                 f"The ONNX graph of the model {bundle.manifest.name!r} does not take the input that its description "
                 "says; get the model again from its source."

@@ -67,6 +67,7 @@ def resolve(reference: str) -> Any:
 _ARCHITECTURES: dict[str, Architecture | str] = {
     "unet": "LiverMarginLib.models.unet_architecture:UNET",
     "dncnn-sr": "LiverMarginLib.models.dncnn_sr_architecture:DNCNN_SR",
+    "mask-rcnn": "LiverMarginLib.models.maskrcnn_architecture:MASK_RCNN",
 }
 
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from LiverMarginLib.errors import DependencyError, InputError
-from LiverMarginLib.models.maskrcnn import ANCHOR_SIDES, ASPECT_RATIOS, BLOCKS, MaskRCNN, MaskRCNNSpec, Norm
+from LiverMarginLib.models.maskrcnn_spec import ANCHOR_SIDES, ASPECT_RATIOS, BLOCKS, MaskRCNNSpec, Norm
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
     from torch import nn
 
+    from LiverMarginLib.models.maskrcnn import MaskRCNN
+
 MASK_SIDES = (28, 56, 112)
-# Means and deviations of ImageNet's pixels over its channels, on the scale [0, 1].
-IMAGENET_MEAN, IMAGENET_STD = 0.449, 0.226
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,8 @@ class DetectronOptions:
         Stages of the residual network that are not trained, counted from the stem; 0 for none.
     imagenet : str, optional
         File of a residual network trained on ImageNet, see `detectron_weights`.
-    stride_in_1x1 : bool, optional
-        Where bottlenecks take their stride: True for MSRA's weights, False for torchvision's. By default as the
-        file of weights needs it, and True without one.
+    stride_in_1x1 : bool
+        Where bottlenecks take their stride: True for MSRA's weights (and the paper), False for torchvision's.
     fpn_channels, box_width, mask_channels : int
         Widths; smaller ones make a small network for a small machine.
     detections : int
@@ -51,6 +50,8 @@ class DetectronOptions:
         Shares of the training after which the learning rate falls to a tenth. Ignored by a cosine schedule.
     min_instance : int
         Smaller pieces of a mask, in pixels, are no instances to learn from.
+    pixel_mean, pixel_std : float
+        The network sees ``(image - pixel_mean) / pixel_std``, image in [0, 1].
     """
 
     depth: int = 101
@@ -58,7 +59,7 @@ class DetectronOptions:
     norm: Norm = "BN"
     freeze_at: int = 0
     imagenet: str | None = None
-    stride_in_1x1: bool | None = None
+    stride_in_1x1: bool = True
     fpn_channels: int = 256
     box_width: int = 1024
     mask_channels: int = 256
@@ -67,7 +68,6 @@ class DetectronOptions:
     roi_batch: int = 128
     rate_steps: tuple[float, ...] = (7 / 9, 25 / 27)
     min_instance: int = 20
-    # Of the network's input in [0, 1]; ImageNet weights bring their own.
     pixel_mean: float = 0.5
     pixel_std: float = 0.25
 
@@ -114,7 +114,7 @@ class DetectronOptions:
             mask_side=224 if self.mask == "point-rend" else int(self.mask),
             point_rend=self.mask == "point-rend",
             norm=self.norm,
-            stride_in_1x1=True if self.stride_in_1x1 is None else self.stride_in_1x1,
+            stride_in_1x1=self.stride_in_1x1,
             fpn_channels=self.fpn_channels,
             box_width=self.box_width,
             mask_channels=self.mask_channels,
@@ -273,6 +273,8 @@ def build_model(cfg: CfgNode) -> nn.Module:
 
 def to_plain(model: nn.Module, spec: MaskRCNNSpec) -> MaskRCNN:
     """Copy a Detectron2 model into the plain network that runs without Detectron2."""
+    from LiverMarginLib.models.maskrcnn import MaskRCNN
+
     return MaskRCNN.from_weights(spec, {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
 
 

@@ -19,7 +19,7 @@ from fvcore.nn import weight_init
 from torch import nn
 
 from LiverMarginLib.errors import DependencyError
-from LiverMarginLib.models.maskrcnn import MaskRCNNSpec
+from LiverMarginLib.models.maskrcnn_spec import MaskRCNNSpec
 
 
 def add_options(cfg: CfgNode) -> None:

@@ -10,104 +10,14 @@ the point head that of Kirillov et al., "PointRend", CVPR 2020.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-LEVEL_STRIDES = (4, 8, 16, 32, 64)
-ANCHOR_SIDES = (32, 64, 128, 256, 512)
-ASPECT_RATIOS = (0.5, 1.0, 2.0)
-# A box of this side belongs to the level of stride 16 (FPN, equation 1).
-CANONICAL_BOX_SIDE = 224
-CANONICAL_LEVEL = 4
-
-Norm = Literal["FrozenBN", "BN", "GN"]
-
-
-@dataclass(frozen=True)
-class MaskRCNNSpec:
-    """Everything that, beside the weights, decides what a Mask R-CNN computes.
-
-    Attributes
-    ----------
-    depth : {18, 34, 50, 101}
-        Layers of the residual network.
-    size : int
-        Side of the square input, pixels; a multiple of 32.
-    mask_side : int
-        Side of the predicted mask: 28 (the paper's), 56 or 112; 224 with `point_rend`.
-    point_rend : bool
-        Whether the mask comes from PointRend's point head.
-    norm : {"FrozenBN", "BN", "GN"}
-        Normalisation of the residual network; "GN" also normalises the pyramid and the mask head.
-    stride_in_1x1 : bool
-        Where bottleneck blocks take their stride: in the 1 x 1 convolution (MSRA) or the 3 x 3 one (torchvision).
-    fpn_channels, box_width, mask_channels : int
-        Widths of the pyramid, of the two fully connected layers and of the mask head; 256, 1024, 256 in the paper.
-    pixel_mean, pixel_std : float
-        The network sees ``(image - pixel_mean) / pixel_std``, image in [0, 1].
-    detections : int
-        Most boxes kept in an image.
-    pre_nms, post_nms : int
-        Proposals kept per level before, and per image after, non-maximum suppression.
-    rpn_nms, box_nms : float
-        IoU above which the weaker of two boxes is dropped.
-    min_score : float
-        Boxes of a score up to this are dropped before suppression.
-    """
-
-    depth: int = 101
-    size: int = 512
-    mask_side: int = 28
-    point_rend: bool = False
-    norm: Norm = "FrozenBN"
-    stride_in_1x1: bool = True
-    fpn_channels: int = 256
-    box_width: int = 1024
-    mask_channels: int = 256
-    pixel_mean: float = 0.5
-    pixel_std: float = 0.25
-    detections: int = 10
-    pre_nms: int = 1000
-    post_nms: int = 1000
-    rpn_nms: float = 0.7
-    box_nms: float = 0.5
-    min_score: float = 0.05
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-serialisable values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> MaskRCNNSpec:
-        """Rebuild a spec from `to_dict`; unknown names raise `TypeError`."""
-        return cls(**values)
-
-    @property
-    def pooled_mask_side(self) -> int:
-        """Side of the features that the convolutional mask head starts from."""
-        return 14 if self.mask_side == 28 else 28
-
-    @property
-    def deconvolutions(self) -> int:
-        """How often the convolutional mask head doubles that side."""
-        return int(math.log2(self.mask_side // self.pooled_mask_side))
-
-    @property
-    def mask_levels(self) -> int:
-        """How many pyramid levels, from p2 on, the mask head looks at.
-
-        The paper's 28 x 28 head chooses among p2 to p5 by the size of the box: a liver falls on p4, where it is some
-        14 cells wide. A finer mask needs finer features, so the others look at p2 alone, like PointRend.
-        """
-        return 4 if self.mask_side == 28 and not self.point_rend else 1
+from LiverMarginLib.models.maskrcnn_spec import ANCHOR_SIDES, ASPECT_RATIOS, BLOCKS, LEVEL_STRIDES, MaskRCNNSpec
 
 
 class Conv(nn.Conv2d):

@@ -7,7 +7,7 @@ operators for the whole batch. ONNX Runtime then needs neither PyTorch, nor torc
 
 from __future__ import annotations
 
-import math
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from LiverMarginLib.models.maskrcnn import (
+from LiverMarginLib.models.maskrcnn import MaskRCNN, PointMaskHead, make_anchors
+from LiverMarginLib.models.maskrcnn_points import refine_masks
+from LiverMarginLib.models.maskrcnn_spec import (
+    BOX_REGRESSION_WEIGHTS,
     CANONICAL_BOX_SIDE,
     CANONICAL_LEVEL,
     LEVEL_STRIDES,
-    MaskRCNN,
+    MAX_LOG_GROWTH,
     MaskRCNNSpec,
-    PointMaskHead,
-    make_anchors,
 )
-from LiverMarginLib.models.maskrcnn_points import refine_masks
 from LiverMarginLib.models.onnx_graph import GraphBuilder, trace
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 SCORE_INPUT = "score_threshold"
 INSTANCE_OUTPUTS = ("boxes", "scores", "image_index", "masks")
-BOX_REGRESSION_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-# exp of this is the largest growth that a box correction can ask for (Detectron2: a 16-pixel box made 1000).
-MAX_LOG_GROWTH = math.log(1000.0 / 16)
 # Below every logit of a trained network, above the mark of a dropped box.
 _NO_SCORE, _ANY_SCORE = -3.0e38, -1.0e38
 
@@ -60,16 +57,14 @@ class _PointMasks(nn.Module):
         return refine_masks(self.head, features, boxes, image)
 
 
-def build_graph(network: MaskRCNN, score_threshold: float = 0.5) -> onnx.ModelProto:
+def build_graph(network: MaskRCNN) -> onnx.ModelProto:
     """Make the ONNX model of a trained Mask R-CNN.
 
     Parameters
     ----------
     network : MaskRCNN
-        Its batch normalisations are folded in place.
-    score_threshold : float
-        Instances of at least this score make up the liver. It is the default of the optional graph input
-        ``score_threshold``, so that a caller may override it.
+        It is not changed. Its `MaskRCNNSpec.score_threshold` is the default of the optional graph input
+        ``score_threshold``, so that a caller may look at weaker instances too.
 
     Returns
     -------
@@ -79,10 +74,11 @@ def build_graph(network: MaskRCNN, score_threshold: float = 0.5) -> onnx.ModelPr
         x1, y1 in pixels, ``scores`` (k,), ``image_index`` (k,) and ``masks`` (k, side, side), probabilities within
         the box.
     """
-    spec = network.fold().spec
+    network = copy.deepcopy(network).fold()
+    spec = network.spec
     graph = GraphBuilder()
     image = graph.input("image", ["batch", 1, spec.size, spec.size])
-    threshold = graph.optional_input(SCORE_INPUT, np.array(score_threshold, np.float32))
+    threshold = graph.optional_input(SCORE_INPUT, np.array(spec.score_threshold, np.float32))
     example = torch.zeros(2, 1, spec.size, spec.size)
     parts = graph.inline(trace(_Trunk(network), {"image": example}, free={"image": {0: "batch"}}), [image])
     levels = len(LEVEL_STRIDES)
