@@ -59,14 +59,15 @@ class MaskRCNNSegmentation(MaskRCNN):
 
     Parameters
     ----------
+    spec : MaskRCNNSpec, optional
     **parameters
-        Fields of `MaskRCNNSpec`.
+        Its fields, instead of `spec`.
     """
 
-    def __init__(self, **parameters: Any):
-        super().__init__(MaskRCNNSpec.from_dict(parameters))
-        for level, anchors in enumerate(make_anchors(self.spec.size)):
-            self.register_buffer(f"anchors{level}", anchors, persistent=False)
+    def __init__(self, spec: MaskRCNNSpec | None = None, /, **parameters: Any):
+        super().__init__(spec or MaskRCNNSpec.from_dict(parameters))
+        # No buffers: a bundle builds its network without memory and fills in what the weights file holds.
+        self._anchors: dict[torch.device, list[Tensor]] = {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (n, 1, size, size) in [0, 1] to the best probability of an instance, of the same shape."""
@@ -92,10 +93,12 @@ class MaskRCNNSegmentation(MaskRCNN):
         return Instances(boxes, scores, image, self._masks(features, boxes, image))
 
     def _propose(self, logits: Sequence[Tensor], deltas: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        spec, count = self.spec, len(logits[0])
+        spec, count, device = self.spec, len(logits[0]), logits[0].device
+        if device not in self._anchors:
+            self._anchors[device] = [anchors.to(device) for anchors in make_anchors(spec.size)]
         all_boxes, all_scores, all_levels = [], [], []
         for level, (score, delta) in enumerate(zip(logits, deltas, strict=True)):
-            anchors: Tensor = getattr(self, f"anchors{level}")
+            anchors = self._anchors[device][level]
             best, chosen = score.topk(min(spec.pre_nms, len(anchors)), dim=1)
             delta = delta.gather(1, chosen[..., None].expand(-1, -1, 4))
             all_boxes.append(_decode(anchors[chosen], delta, (1.0, 1.0, 1.0, 1.0), spec.size))
