@@ -47,6 +47,7 @@ _LOOKS: dict[Tissue, _Look] = {
     Tissue.CARTILAGE: _flat(105, 22, 0, 26, 30),
     Tissue.CORTICAL_BONE: _flat(720, 130, 0, 50, 40),
     Tissue.TRABECULAR_BONE: _flat(150, 50, 0, 45, 25),
+    Tissue.RIB_MARROW: _flat(80, 45, 0, 25, 20),
     Tissue.DISC: _flat(85, 12, 0, 5, 5),
     Tissue.CORD: _flat(32, 6, 0, 3, 3),
     Tissue.LIVER: _Look(56, 70, 110, 90, 6, 0, 1.5, 2.0),
@@ -90,9 +91,9 @@ _LOOKS: dict[Tissue, _Look] = {
 
 # Tissues that keep their intensity when contrast is drawn at random: gas and bone frame every CT.
 _FIXED = {
-    Tissue.AIR, Tissue.LUNG, Tissue.GAS, Tissue.CORTICAL_BONE, Tissue.TRABECULAR_BONE, Tissue.CALCIUM, Tissue.METAL,
-    Tissue.TABLE_SHELL, Tissue.TABLE_CORE,
-}  # fmt: skip
+    *(Tissue.AIR, Tissue.LUNG, Tissue.GAS, Tissue.TABLE_SHELL, Tissue.TABLE_CORE),
+    *(Tissue.CORTICAL_BONE, Tissue.TRABECULAR_BONE, Tissue.RIB_MARROW, Tissue.CALCIUM, Tissue.METAL),
+}
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class GreatVessels:
         aorta = Tube.through(course, wide * np.array([1.15, 1.12, 1.1, 1.05, 1, 0.88, 0.8]))
         left_iliac = Tube.through([course[-1], (28, 34, -160), (60, 10, -260)], wide * 0.5)
         right_iliac = Tube.through([course[-1], (-26, 34, -160), (-60, 10, -260)], wide * 0.5)
-        broad = rng.uniform(9, 13.5)
+        broad = rng.uniform(8, 12.5)
         cava_course = np.array(
             [
                 (-20, -2, 118),
@@ -108,7 +108,7 @@ class GreatVessels:
         found = self.cava.field(canvas, blend=3)
         if found is not None:
             box, distance = found
-            distance = canvas.avoid(distance, box, gap=0.8)
+            distance = canvas.avoid(distance + 1.3 * canvas.noise(30, box), box, gap=0.8)
             level = canvas.z[box] - np.float32(self.cava_change)
             upper = add(Tissue.CAVA_UPPER, Organ.VENA_CAVA)
             lower = add(Tissue.CAVA_LOWER, Organ.VENA_CAVA)
@@ -219,8 +219,16 @@ def draw_mesentery(rng: np.random.Generator) -> list[Tube]:
         ((30, 0, 10), (0.8, -0.4, 0.4)),
         ((60, 20, 20), (0.6, -0.6, 0.5)),
         ((10, -50, -20), (0.7, -0.4, -0.4)),
+        ((72, 32, 14), (0.4, -0.5, 0.6)),
+        ((60, 24, 4), (-0.3, -0.8, 0.2)),
+        ((80, 10, 10), (0.2, -0.8, -0.4)),
+        ((22, -8, 24), (0.6, 0.2, 0.6)),
+        ((40, -60, 0), (0.8, 0.0, 0.3)),
+        ((-40, -40, -60), (-0.5, -0.5, -0.5)),
     )
     for start, heading in roots:
         place = np.array(start) + rng.normal(0, 6, 3)
-        tubes += grow_tree(rng, place, heading, 3.0, thinnest=0.6, length=34, wander=0.22, limit=44)
+        tubes += grow_tree(
+            rng, place, heading, rng.uniform(2.6, 3.6), thinnest=0.7, length=34, wander=rng.uniform(0.2, 0.5), limit=40
+        )
     return tubes

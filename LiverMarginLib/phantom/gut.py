@@ -86,7 +86,7 @@ def draw_stomach(rng: np.random.Generator, front: float) -> list[Hollow]:
         dtype=float,
     ) + rng.normal(0, 5, (7, 3))
     radii = np.array([30, 38, 34, 28, 22, 16, 10]) * full * rng.uniform(0.85, 1.15, 7)
-    content = rng.choice([Tissue.FLUID, Tissue.FOOD, Tissue.ORAL_CONTRAST], p=[0.45, 0.4, 0.15])
+    content = rng.choice([Tissue.FLUID, Tissue.FOOD, Tissue.ORAL_CONTRAST], p=[0.5, 0.4, 0.1])
     gas = max(front + 6, float((course[:, 1] - radii).min())) + rng.uniform(4, 55) if rng.random() < 0.8 else -999.0
     stomach = Hollow(
         Organ.STOMACH,

@@ -59,11 +59,11 @@ class LiverShape:
         ascites: bool,
     ) -> LiverShape:
         """Draw a liver with the given variants."""
-        size = float(np.clip(rng.normal(0.95, 0.07), 0.78, 1.18))
+        size = float(np.clip(rng.normal(0.88, 0.07), 0.7, 1.1))
         shrink = 0.9 if cirrhosis else 1.0
         return cls(
             scale=size if scale is None else scale,
-            right=float(rng.uniform(0.9, 1.1)) * shrink,
+            right=float(rng.uniform(0.74, 1.06)) * shrink,
             left=float(rng.uniform(0.8, 1.2)) * (1.12 if cirrhosis else 1.0),
             left_reach=float(rng.uniform(105, 135) if wraps else rng.uniform(60, 118)),
             left_drop=float(rng.uniform(-32, 26)),
@@ -82,8 +82,8 @@ class LiverShape:
             wall_gap=float(rng.uniform(6, 20) if ascites else rng.uniform(0.8, 2.5)),
             waviness=float(rng.uniform(2.5, 6.0)),
             cut=str(rng.choice(["right", "left"], p=[0.6, 0.4])) if resected else "",
-            cut_at=float(rng.uniform(-16, 22)),
-            collection=bool(rng.random() < 0.5),
+            cut_at=float(rng.uniform(0, 35)),
+            collection=bool(rng.random() < 0.7),
             wraps=wraps,
         )
 

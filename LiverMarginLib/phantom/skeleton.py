@@ -65,7 +65,8 @@ class Skeleton:
 
     def _shell(self, canvas: Canvas, distance: FloatArray, box: Box, organ: Organ, solid: bool = True) -> None:
         cortical = canvas.palette.add(Tissue.CORTICAL_BONE, organ)
-        trabecular = canvas.palette.add(Tissue.TRABECULAR_BONE, organ)
+        marrow = Tissue.RIB_MARROW if organ is Organ.RIB else Tissue.TRABECULAR_BONE
+        trabecular = canvas.palette.add(marrow, organ)
         canvas.paint(cortical, distance, box, solid=solid)
         canvas.paint(trabecular, distance + _CORTEX, box, over=(organ,), solid=False)
 
@@ -86,8 +87,8 @@ class Skeleton:
         off = (t - np.round(t)) * self.rib_pitch
         above = z - self.torso.margin(c)
         neck = np.clip((np.abs(canvas.x[band]) - 20) / 40, 0.55, 1)
-        u, v = (depth - 5.2) / 3.8, off / (5.6 * neck)
-        d = (np.sqrt(u * u + v * v) - 1) * 3.8
+        u, v = (depth - 5.6) / 4.3, off / (5.8 * neck)
+        d = (np.sqrt(u * u + v * v) - 1) * 4.3
         d = np.maximum(d, -above / 6)
         gristle = np.minimum((c + 0.42) * 30, (above - 42) / 4)
         gristle = np.maximum(gristle, (c + 0.08) * 30)  # only in front of the flank

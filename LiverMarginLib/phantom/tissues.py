@@ -18,6 +18,7 @@ class Tissue(StrEnum):
     CARTILAGE = "cartilage"
     CORTICAL_BONE = "cortical bone"
     TRABECULAR_BONE = "trabecular bone"
+    RIB_MARROW = "rib marrow"
     DISC = "disc"
     CORD = "cord"
     LIVER = "liver"

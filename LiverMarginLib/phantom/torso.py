@@ -52,7 +52,7 @@ class Torso:
     fat_front, fat_back : float
         Subcutaneous fat at the belly and the back relative to the flank.
     marbling : float
-        Fat between and within the back muscles; 0 to about 0.3.
+        Fat between and within the back muscles, 0 to about 1.
     """
 
     fat: float
@@ -92,7 +92,7 @@ class Torso:
             breast=float(rng.uniform(12, 40)) if rng.random() < 0.45 else 0.0,
             fat_front=float(rng.uniform(0.6, 1.7)),
             fat_back=float(rng.uniform(0.5, 1.3)),
-            marbling=float(rng.uniform(0.02, 0.22)),
+            marbling=float(rng.uniform(0.0, 1.1)),
         )
 
     def spine_y(self, z: npt.NDArray[np.float32]) -> FloatArray:
@@ -213,6 +213,9 @@ class Torso:
             width = 0.3 + 0.5 * (noise + offset) - 1.2 * (1 - canvas.fields["abdomen"])
             shell = np.abs(ellipse - curve) - np.where(lateral, width, -1.0)
             canvas.paint(fascia, shell.astype(np.float32), WHOLE, over=over, solid=False)
+        chest = 0.9 * noise + 0.4 * canvas.noise(14) - 3 * canvas.fields["abdomen"]
+        over_ribs = np.abs(ellipse - 11 - 1.5 * canvas.noise(60)) - chest
+        canvas.paint(fascia, over_ribs.astype(np.float32), WHOLE, over=over, solid=False)
         x, y, z = canvas.x, canvas.y, canvas.z
         box = canvas.box((-110, -180, -300), (110, -20, 60))
         if box is not None:  # linea alba and semilunaris
@@ -226,8 +229,8 @@ class Torso:
             canvas.paint(fascia, edge.astype(np.float32), box, over=over, solid=False)
         box = canvas.box((-60, 50, -300), (60, 150, 300))
         if box is not None:  # septa of the back muscles
-            sheet = noise[box] + 0.5 * canvas.noise(14, box) + 0.04 * (np.abs(x[box]) - 26)
-            septum = (np.abs(sheet) - self.marbling) * 9
+            streaks = 0.8 * canvas.noise(14, box) + 0.6 * noise[box] - 0.02 * np.abs(np.abs(x[box]) - 14)
+            septum = (1.9 - self.marbling - streaks) * 5
             canvas.paint(fascia, septum.astype(np.float32), box, over=over, solid=False)
 
     def _paint_lungs(self, canvas: Canvas, muscle: int) -> None:
