@@ -108,12 +108,17 @@ def patient_rows(study: Study) -> Iterator[Row]:
                 "n_slices_missed": d.false_negative,
                 "n_slices_extra": d.false_positive,
                 "n_slices_neither": d.true_negative,
-                "n_surface_voxels": prediction.values["hd_mm"].n,
+                "n_surface_voxels": _counted(prediction, "surface voxels"),
+                "n_surface_elements": _counted(prediction, "surface elements"),
                 "boundary_d_px": int(case.official.value),
                 **{key: prediction.values[key].value for key in patient_columns(study.settings)},
                 **{f"{key}_slice_mean": mean.value for key, mean in prediction.slice_means.items()},
                 "notes": " ".join(prediction.notes),
             }
+
+
+def _counted(prediction: PredictionComparison, of: str) -> int:
+    return max((value.n for value in prediction.values.values() if value.of == of), default=0)
 
 
 def summary(study: Study) -> dict[str, Any]:
