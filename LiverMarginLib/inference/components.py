@@ -1,13 +1,12 @@
 """Connected pieces of a 3-D mask, found slice by slice.
 
 A whole-volume labelling needs four bytes a voxel and more while it runs, which for a long CT is more than the CT
-itself. Here each slice is labelled alone, pieces of neighbouring slices that overlap are joined, and only the table of
-joins is kept. The result is that of `scipy.ndimage.label` with face connectivity.
+itself. Here each slice is labelled alone and its pieces take over the identities of the pieces below; only tables of
+identities are kept. The result is that of `scipy.ndimage.label` with face connectivity.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 BoolSlice = npt.NDArray[np.bool_]
+Ids = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Components:
 
     sizes: npt.NDArray[np.int64]
     on_border: npt.NDArray[np.bool_]
-    _tables: tuple[npt.NDArray[np.int32], ...]
+    _tables: tuple[Ids, ...]
 
-    def members(self, index: int, mask: BoolSlice) -> npt.NDArray[np.int32]:
+    def members(self, index: int, mask: BoolSlice) -> Ids:
         """Piece of each pixel of slice `index`, plus one; 0 outside the mask.
 
         Parameters
@@ -65,31 +65,80 @@ def find_components(slice_of: Callable[[int], BoolSlice], count: int) -> Compone
     Returns
     -------
     Components
+        Numbered from the first slice on.
     """
-    starts = [0]
-    sizes: list[npt.NDArray[np.intp]] = []
+    ids: list[Ids] = []
+    sizes: list[npt.NDArray[np.int32]] = []
     border: list[npt.NDArray[np.bool_]] = []
-    joins: list[npt.NDArray[np.int64]] = []
-    below: npt.NDArray[np.int64] | None = None
+    merged: list[Ids] = []
+    used = 0
+    below: Ids | None = None
     for k in range(count):
         labels, n = ndimage.label(slice_of(k))
-        sizes.append(np.bincount(labels.ravel(), minlength=n + 1)[1:])
+        sizes.append(np.bincount(labels.ravel(), minlength=n + 1)[1:].astype(np.int32))
         touching = np.full(n + 1, k in (0, count - 1))
         touching[np.concatenate((labels[0], labels[-1], labels[:, 0], labels[:, -1]))] = True
         border.append(touching[1:])
-        # Numbers that are unique in the volume, from 1, with 0 outside the mask.
-        here = np.where(labels > 0, labels + np.int64(starts[-1]), 0)
-        if below is not None:
-            overlap = (here > 0) & (below > 0)
-            joins.append(np.unique(below[overlap] << 32 | here[overlap]))
-        below = here
-        starts.append(starts[-1] + n)
+        of_piece, merges, used = _join(np.zeros_like(labels) if below is None else below, labels, n, used)
+        ids.append(of_piece)
+        merged.append(merges)
+        below = np.append(np.int32(0), of_piece + 1)[labels]
 
-    total = starts[-1]
-    join = np.concatenate(joins) if joins else np.empty(0, np.int64)
-    pairs = ((join >> 32) - 1, (join & 0xFFFFFFFF) - 1)
-    n_pieces, piece = connected_components(coo_array((np.ones(len(join), np.bool_), pairs), (total, total)), False)
-    piece_sizes = np.bincount(piece, np.concatenate(sizes), n_pieces).astype(np.int64)
-    piece_border = np.bincount(piece, np.concatenate(border), n_pieces) > 0
-    tables = tuple(np.append(0, piece[a:b] + 1).astype(np.int32) for a, b in itertools.pairwise(starts))
-    return Components(piece_sizes, piece_border, tables)
+    number = _resolve(merged, used)
+    n_pieces = int(number.max(initial=-1)) + 1
+    piece_sizes, piece_border = np.zeros(n_pieces, np.int64), np.zeros(n_pieces, np.bool_)
+    for k in range(count):
+        pieces = number[ids[k]]
+        np.add.at(piece_sizes, pieces, sizes[k])
+        piece_border[pieces[border[k]]] = True
+        ids[k] = np.append(np.int32(0), pieces + 1)
+    return Components(piece_sizes, piece_border, tuple(ids))
+
+
+def _join(below: Ids, labels: Ids, n: int, used: int) -> tuple[Ids, Ids, int]:
+    """Give the `n` pieces of a slice the identities of the pieces below that they touch.
+
+    Parameters
+    ----------
+    below : ndarray of int32, shape (h, w)
+        Identity plus one of each pixel of the slice below, 0 outside the mask.
+    labels : ndarray of int32, shape (h, w)
+        The slice's own pieces, from 1.
+    n : int
+        Number of these.
+    used : int
+        Identities given so far.
+
+    Returns
+    -------
+    of_piece : ndarray of int32, shape (n,)
+        Identity of each piece.
+    merges : ndarray of int32, shape (2, m)
+        Identities that have turned out to be the same piece: one, and the oldest that takes its place.
+    used : int
+    """
+    overlap = (below > 0) & (labels > 0)
+    pairs = np.unique(below[overlap].astype(np.int64) << 32 | labels[overlap])
+    older, index = np.unique((pairs >> 32) - 1, return_inverse=True)
+    m = len(older)
+    edges = (index, m + (pairs & 0xFFFFFFFF) - 1)
+    graph = coo_array((np.ones(len(pairs), np.bool_), edges), shape=(m + n, m + n))
+    n_groups, group = connected_components(graph, directed=False) if m + n else (0, np.empty(0, np.int32))
+    oldest = np.full(n_groups, np.iinfo(np.int32).max, np.int32)
+    np.minimum.at(oldest, group[:m], older.astype(np.int32))
+    fresh = oldest == np.iinfo(np.int32).max
+    oldest[fresh] = np.arange(used, used + np.count_nonzero(fresh))
+    merges = np.stack((older.astype(np.int32), oldest[group[:m]]))
+    return oldest[group[m:]], merges[:, merges[0] != merges[1]], used + int(np.count_nonzero(fresh))
+
+
+def _resolve(merged: list[Ids], used: int) -> Ids:
+    """Consecutive number of the piece behind each identity, shape (used,)."""
+    parent = np.arange(used, dtype=np.int32)
+    for older, oldest in merged:
+        parent[older] = oldest
+    while not np.array_equal(parent, grandparent := parent[parent]):
+        parent = grandparent
+    is_root = parent == np.arange(used, dtype=np.int32)
+    number: Ids = np.cumsum(is_root, dtype=np.int32)[parent] - np.int32(1)
+    return number

