@@ -5,17 +5,18 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.models.architectures import Architecture, find_architecture, resolve
 from LiverMarginLib.models.bundle import Bundle, save_bundle
 from LiverMarginLib.models.manifest import Manifest, Task, Window
 from LiverMarginLib.terminology import LIVER
-from LiverMarginLib.training.checkpoint import load_weights
 from LiverMarginLib.training.config import TrainConfig
-from LiverMarginLib.training.trainer import TrainResult
 from LiverMarginLib.volume import Modality
+
+if TYPE_CHECKING:
+    from LiverMarginLib.training.trainer import TrainResult
 
 _DENOISED_SIDE = 512
 
@@ -60,6 +61,8 @@ def bundle_from_training(
     BundleError, ResourceError
         See `save_bundle`.
     """
+    from LiverMarginLib.training.checkpoint import load_weights
+
     if result.weights is None:
         raise InputError("The training was stopped before its first validation, so there is no model yet; resume it.")
     architecture = find_architecture(config.model)

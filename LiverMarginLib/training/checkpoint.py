@@ -1,9 +1,8 @@
-"""Files that are whole or not there, and the state of a training in one of them."""
+"""The state of a training in one file, and its weights in another."""
 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,25 +11,11 @@ import torch
 from safetensors.torch import load_file, save
 
 from LiverMarginLib.errors import InputError, ResourceError
-from LiverMarginLib.io.atomic import atomic_path
+from LiverMarginLib.training.files import write_atomically
 
 CHECKPOINT = "checkpoint.pt"
 BEST_WEIGHTS = "best.safetensors"
 _SCHEMA = 1
-
-
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write a file that others see as it was or whole, also after a power cut.
-
-    Raises
-    ------
-    LiverMarginError
-        If the disk is full or the folder cannot be written; what was at `path` is untouched.
-    """
-    with atomic_path(path) as beside, beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:

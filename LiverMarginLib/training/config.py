@@ -139,7 +139,8 @@ class DegradationConfig:
 
     Blur and correlation (Gaussian sigma of the noise's own filter) are in pixels; noise and streaks are standard
     deviations in HU (in grey values for 8-bit images). `identity_p` pairs are not degraded beyond the scale, so that
-    the network learns to leave a clean image alone.
+    the network learns to leave a clean image alone; `flat_p` patches are replaced by a single grey value (half of them
+    identity pairs), so that it learns to leave a flat one flat.
     """
 
     blur: tuple[float, float] = (0.4, 1.2)
@@ -148,6 +149,7 @@ class DegradationConfig:
     streaks_p: float = 0.1
     streaks: tuple[float, float] = (5.0, 25.0)
     identity_p: float = 0.1
+    flat_p: float = 0.1
 
 
 @dataclass(frozen=True)

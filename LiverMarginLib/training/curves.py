@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from LiverMarginLib.errors import DependencyError
-from LiverMarginLib.training.checkpoint import write_atomically
+from LiverMarginLib.training.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

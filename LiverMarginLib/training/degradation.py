@@ -18,6 +18,8 @@ from LiverMarginLib.training.config import DegradationConfig
 from LiverMarginLib.training.determinism import Purpose, keyed_rng
 from LiverMarginLib.training.filters import gaussian_blur
 
+_FLAT_IDENTITY_P = 0.5
+
 
 class Degradation:
     """Applies a `DegradationConfig` to batches of clean slices.
@@ -49,8 +51,8 @@ class Degradation:
         self._purpose = purpose
 
     @torch.no_grad()
-    def __call__(self, clean: Tensor, samples: Sequence[int]) -> Tensor:
-        """Degrade a batch.
+    def __call__(self, clean: Tensor, samples: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Make the pairs of a batch.
 
         Parameters
         ----------
@@ -61,11 +63,21 @@ class Degradation:
 
         Returns
         -------
-        Tensor of float32, shape (n, 1, h / scale, w / scale), in [0, 1]
+        tuple of Tensor
+            What is to be learnt, shape (n, 1, h, w): the input, but for samples that became flat. What it is to be
+            learnt from, shape (n, 1, h / scale, w / scale). Both float32 in [0, 1].
         """
         config = self._config
         rngs = [keyed_rng(self._seed, self._purpose, sample) for sample in samples]
-        identity = [rng.random() < config.identity_p for rng in rngs]
+        flat = [rng.random() < config.flat_p for rng in rngs]
+        if any(flat):
+            clean = clean.clone()
+            for n, rng in enumerate(rngs):
+                if flat[n]:
+                    # Air and bone are flat at the very ends of the window.
+                    clean[n] = float(np.clip(rng.uniform(-0.5, 1.5), 0, 1))
+        chances = [_FLAT_IDENTITY_P if is_flat else config.identity_p for is_flat in flat]
+        identity = [rng.random() < chance for rng, chance in zip(rngs, chances, strict=True)]
         blur = [0.0 if same else rng.uniform(*config.blur) for same, rng in zip(identity, rngs, strict=True)]
         image = gaussian_blur(clean, blur)
         keep = torch.tensor(identity, device=clean.device).view(-1, 1, 1, 1)
@@ -73,7 +85,7 @@ class Degradation:
         if self._scale > 1:
             image = functional.avg_pool2d(image, self._scale)
         noise = torch.stack([self._noise(image.shape[-2:], rng) for rng in rngs]).unsqueeze(1).to(image.device)
-        return torch.where(keep, image, image + noise).clamp_(0, 1)
+        return clean, torch.where(keep, image, image + noise).clamp_(0, 1)
 
     def _noise(self, shape: Sequence[int], rng: np.random.Generator) -> Tensor:
         """Return noise and streaks of one slice, shape (h, w), in units of the window."""

@@ -41,3 +41,8 @@ def stopping_on_signals(token: CancelToken) -> Iterator[None]:
         yield
     finally:
         restore()
+
+
+def ignore_interrupts(*_: object) -> None:
+    """Leave Ctrl+C, which a terminal sends to the whole family, to the process that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

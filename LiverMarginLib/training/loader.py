@@ -10,7 +10,6 @@ each batch without talking to each other.
 from __future__ import annotations
 
 import queue
-import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from LiverMarginLib.errors import LiverMarginError
 from LiverMarginLib.training.determinism import Purpose, keyed_rng
+from LiverMarginLib.training.interruption import ignore_interrupts
 
 T = TypeVar("T")
 
@@ -106,11 +106,6 @@ def _collate(items: list[tuple[int, Item | _Failed]]) -> Batch | _Failed:
         arrays.append(item)
     stacked = {name: torch.from_numpy(np.stack([item[name] for item in arrays])) for name in arrays[0]}
     return Batch([sample for sample, _ in items], stacked)
-
-
-def ignore_interrupts(*_: object) -> None:
-    """Leave Ctrl+C, which a terminal sends to the whole family, to the process that trains."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class BatchLoader:

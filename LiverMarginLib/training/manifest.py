@@ -12,10 +12,10 @@ import torch
 
 import LiverMarginLib
 from LiverMarginLib.jsonable import dumps
-from LiverMarginLib.training.checkpoint import write_atomically
 from LiverMarginLib.training.config import TrainConfig
 from LiverMarginLib.training.data import Fingerprinted, SliceSource
 from LiverMarginLib.training.distributed import Group
+from LiverMarginLib.training.files import write_atomically
 
 MANIFEST = "manifest.json"
 # Names of folders may hold a patient's or a user's name, and say nothing about how to repeat the training.

@@ -21,7 +21,7 @@ from LiverMarginLib.inference.devices import available_threads
 from LiverMarginLib.io.atomic import atomic_path
 from LiverMarginLib.phantom import PhantomOptions, liver_target, make_anatomy, render
 from LiverMarginLib.training.data import SliceSample
-from LiverMarginLib.training.loader import ignore_interrupts
+from LiverMarginLib.training.interruption import ignore_interrupts
 from LiverMarginLib.volume import axial_view
 
 _BYTES_A_VOXEL = 3  # int16 image, uint8 mask

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import torch
@@ -49,8 +49,10 @@ class RestorationTask(Task):
         self.scale = int(scale)
         width = config.window[1] - config.window[0]
         self._degrade = Degradation(config.degradation, self.scale, width, config.seed)
-        # Validation is the same for all seeds, so that trainings can be compared.
-        self._degrade_same = Degradation(config.degradation, self.scale, width, 0, Purpose.VALIDATION)
+        # Validation is the same for all seeds, so that trainings can be compared, and always has something to remove:
+        # the PSNR of an undegraded slice is infinite.
+        degraded = replace(config.degradation, identity_p=0.0, flat_p=0.0)
+        self._degrade_same = Degradation(degraded, self.scale, width, 0, Purpose.VALIDATION)
 
     def build_model(self) -> nn.Module:
         """DnCNN-SR at the scale and width of the model options."""
@@ -85,8 +87,8 @@ class RestorationTask(Task):
 
     def vary(self, batch: Batch) -> Batch:
         """Degrade."""
-        clean = batch.tensors["clean"]
-        return Batch(batch.samples, {"clean": clean, "noisy": self._degrade(clean, batch.samples)})
+        clean, noisy = self._degrade(batch.tensors["clean"], batch.samples)
+        return Batch(batch.samples, {"clean": clean, "noisy": noisy})
 
     def learn(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the balanced loss, and the squared error."""
@@ -107,7 +109,7 @@ class RestorationTask(Task):
     def validate(self, model: nn.Module, batch: Batch, groups: int) -> dict[str, np.ndarray]:
         """Sum the qualities of output and input, per patient."""
         clean = batch.tensors["clean"]
-        noisy = self._degrade_same(clean, batch.samples)
+        _, noisy = self._degrade_same(clean, batch.samples)
         restored = model(noisy).clamp(0, 1)
         loss = self._loss(restored, clean)
         sums = {name: np.zeros((groups, len(_QUALITIES))) for name in ("restored", "input", "slices")}

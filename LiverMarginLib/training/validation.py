@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,10 +12,12 @@ from LiverMarginLib.errors import InputError, LiverMarginError
 from LiverMarginLib.events import CancelToken, OnEvent, Progress
 from LiverMarginLib.training.config import TrainConfig
 from LiverMarginLib.training.data import SliceSource, usable_slices
-from LiverMarginLib.training.distributed import Group
-from LiverMarginLib.training.engine import Engine
-from LiverMarginLib.training.loader import BatchLoader, Item
-from LiverMarginLib.training.task import Task
+
+if TYPE_CHECKING:
+    from LiverMarginLib.training.distributed import Group
+    from LiverMarginLib.training.engine import Engine
+    from LiverMarginLib.training.loader import Item
+    from LiverMarginLib.training.task import Task
 
 _SECONDS_BETWEEN_EVENTS = 0.5
 
@@ -79,6 +82,8 @@ class Validation:
         LiverMarginError
             If a slice cannot be read.
         """
+        from LiverMarginLib.training.loader import BatchLoader
+
         totals: dict[str, np.ndarray] = {}
         last_event = time.monotonic()
         with BatchLoader(self._read, self._mine, self._workers, self._prefetch, self._pin) as batches:

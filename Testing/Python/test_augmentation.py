@@ -105,26 +105,38 @@ def test_the_blur_is_that_of_scipy() -> None:
 @pytest.mark.parametrize("scale", [1, 2])
 def test_degradation_adds_noise_of_the_asked_strength(scale: int) -> None:
     clean = torch.full((6, 1, 64, 64), 0.5)
-    config = DegradationConfig(noise=(20, 20), streaks_p=0.0, identity_p=0.0)
-    noisy = Degradation(config, scale, 400.0, seed=0)(clean, range(6))
+    config = DegradationConfig(noise=(20, 20), streaks_p=0.0, identity_p=0.0, flat_p=0.0)
+    wanted, noisy = Degradation(config, scale, 400.0, seed=0)(clean, range(6))
+    assert torch.equal(wanted, clean)
     assert noisy.shape == (6, 1, 64 // scale, 64 // scale)
     np.testing.assert_allclose(noisy.std(dim=(1, 2, 3)).numpy(), 20 / 400, rtol=0.02)
-    assert torch.equal(noisy, Degradation(config, scale, 400.0, seed=0)(clean, range(6)))
-    assert not torch.equal(noisy, Degradation(config, scale, 400.0, seed=1)(clean, range(6)))
+    assert torch.equal(noisy, Degradation(config, scale, 400.0, seed=0)(clean, range(6))[1])
+    assert not torch.equal(noisy, Degradation(config, scale, 400.0, seed=1)(clean, range(6))[1])
 
 
 def test_identity_pairs_are_not_degraded() -> None:
     clean, _ = smooth_images(3)
-    same = Degradation(DegradationConfig(identity_p=1.0, streaks_p=1.0), 1, 400.0, seed=0)(clean, range(3))
-    assert torch.equal(same, clean)
-    halved = Degradation(DegradationConfig(identity_p=1.0), 2, 400.0, seed=0)(clean, range(3))
+    config = DegradationConfig(identity_p=1.0, streaks_p=1.0, flat_p=0.0)
+    assert torch.equal(Degradation(config, 1, 400.0, seed=0)(clean, range(3))[1], clean)
+    halved = Degradation(config, 2, 400.0, seed=0)(clean, range(3))[1]
     torch.testing.assert_close(halved, torch.nn.functional.avg_pool2d(clean, 2))
+
+
+def test_flat_pairs_have_one_grey_value_and_are_clean_half_of_the_time() -> None:
+    images, _ = smooth_images(1)
+    before = images.expand(200, 1, 48, 48)
+    clean, noisy = Degradation(DegradationConfig(flat_p=1.0), 1, 400.0, seed=0)(before, range(200))
+    levels = clean.amax(dim=(1, 2, 3))
+    assert torch.equal(levels, clean.amin(dim=(1, 2, 3)))
+    assert (levels == 0).any() and (levels == 1).any() and ((levels > 0) & (levels < 1)).any()
+    same = (clean == noisy).all(dim=(1, 2, 3)).float().mean().item()
+    assert 0.35 < same < 0.65
 
 
 def test_streaks_are_stronger_than_the_noise_alone() -> None:
     clean = torch.full((4, 1, 64, 64), 0.5)
-    quiet = DegradationConfig(noise=(1, 1), streaks_p=0.0, identity_p=0.0)
-    streaked = DegradationConfig(noise=(1, 1), streaks_p=1.0, streaks=(20, 20), identity_p=0.0)
+    quiet = DegradationConfig(noise=(1, 1), streaks_p=0.0, identity_p=0.0, flat_p=0.0)
+    streaked = DegradationConfig(noise=(1, 1), streaks_p=1.0, streaks=(20, 20), identity_p=0.0, flat_p=0.0)
     width = 400.0
-    assert Degradation(quiet, 1, width, 0)(clean, range(4)).std() < 2 / width
-    assert Degradation(streaked, 1, width, 0)(clean, range(4)).std() > 15 / width
+    assert Degradation(quiet, 1, width, 0)(clean, range(4))[1].std() < 2 / width
+    assert Degradation(streaked, 1, width, 0)(clean, range(4))[1].std() > 15 / width

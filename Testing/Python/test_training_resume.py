@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(
             raise OSError(28, "No space left on device")
         real(descriptor)
 
-    monkeypatch.setattr("LiverMarginLib.training.checkpoint.os.fsync", full)
+    monkeypatch.setattr("LiverMarginLib.training.files.os.fsync", full)
     with pytest.raises(ResourceError, match=r"disk is full.*free some space.*resume.*before it is intact"):
         run(tmp_path)
     monkeypatch.undo()
