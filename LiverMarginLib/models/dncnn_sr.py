@@ -14,6 +14,7 @@ from torch.nn import functional
 
 DILATIONS = (1, 2, 4, 8, 4, 2, 1)
 _MULTIPLE = 4  # two strided convolutions
+_MARGIN = 16
 
 
 class DnCNNSR(nn.Module):
@@ -72,7 +73,12 @@ class DnCNNSR(nn.Module):
     def residual(self, x: Tensor) -> Tensor:
         """Compute what is added to the input: minus the noise, plus the detail; shapes as in `forward`."""
         height, width = x.shape[-2:]
-        x = functional.pad(x, (0, -width % _MULTIPLE, 0, -height % _MULTIPLE), mode="replicate")
+        # The zeros around an image disturb its border most. In use it is continued; a training patch, which costs more
+        # with every pixel around it, is not.
+        margin = 0 if self.training else _MARGIN
+        x = functional.pad(
+            x, (margin, margin + -width % _MULTIPLE, margin, margin + -height % _MULTIPLE), mode="replicate"
+        )
         full = self.head(x)
         half = self.down1(full)
         quarter = self.down2(half)
@@ -80,7 +86,9 @@ class DnCNNSR(nn.Module):
         half = self.merge2(torch.cat((self.up2(quarter), half), dim=1))
         full = self.merge1(torch.cat((self.up1(half), full), dim=1))
         # Added in float32, so that mixed precision rounds the small correction and not the image.
-        return self.tail(self.enlarge(full)).float()[..., : height * self.scale, : width * self.scale]
+        residual = self.tail(self.enlarge(full)).float()
+        start = margin * self.scale
+        return residual[..., start : start + height * self.scale, start : start + width * self.scale]
 
 
 def enlarge(x: Tensor, scale: int) -> Tensor:

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _REMOVED_LIMIT = 60.0
-_DETAIL = 0.35
+_DETAIL = 0.4
+_FILLED = 0.02  # a patient table alone fills less of a row
+
+Region = tuple[slice, slice]
 
 
 def draw_denoising(
@@ -68,20 +71,20 @@ def draw_denoising(
     removed = old_slice - new_slice.reshape(h, factor, w, factor).mean(axis=(1, 3))
 
     aspect = first.geometry.spacing[1] / first.geometry.spacing[2]
-    box = _detail(old_slice, window)
-    figure = Figure(figsize=(12, 8.6 * min(1.4, max(0.6, aspect * h / w))), dpi=110, layout="constrained")
+    body = _body(old_slice, window)
+    regions = (body, _detail(body, aspect))
+    heights = [aspect * (rows.stop - rows.start) / (columns.stop - columns.start) for rows, columns in regions]
+    figure = Figure(figsize=(12, 0.9 + 3.6 * sum(heights)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(2, 3)
-    for row, detail in enumerate((False, True)):
-        rows, columns = box if detail else (slice(0, h), slice(0, w))
+    panels = figure.subplots(2, 3, height_ratios=heights)
+    for row, (rows, columns) in enumerate(regions):
         fine = tuple(slice(factor * part.start, factor * part.stop) for part in (rows, columns))
         _show(panels[row, 0], old_slice[rows, columns], aspect, window, "gray")
         _show(panels[row, 1], new_slice[fine], aspect, window, "gray")
         limits = (-_REMOVED_LIMIT, _REMOVED_LIMIT)
         shown = _show(panels[row, 2], removed[rows, columns], aspect, limits, "RdBu_r")
-        if not detail:
-            _outline(panels[0, 0], box, 1)
-            _outline(panels[0, 1], box, factor)
+    _outline(panels[0, 0], *regions, 1)
+    _outline(panels[0, 1], *regions, factor)
     for axes, title in zip(panels[0], ("Before", "After", "Removed"), strict=True):
         axes.set_title(title, fontsize=13)
     figure.colorbar(shown, ax=panels[:, 2], shrink=0.6, label="HU" if window == ABDOMEN_WINDOW else "Grey value")
@@ -97,24 +100,35 @@ def _show(axes: Axes, image: npt.NDArray[Any], aspect: float, limits: tuple[floa
     return axes.imshow(image, cmap=colours, vmin=limits[0], vmax=limits[1], aspect=aspect, interpolation="nearest")
 
 
-def _outline(axes: Axes, box: tuple[slice, slice], factor: int) -> None:
+def _outline(axes: Axes, shown: Region, detail: Region, factor: int) -> None:
     from matplotlib.patches import Rectangle
 
-    rows, columns = box
-    corner = (factor * columns.start - 0.5, factor * rows.start - 0.5)
+    (top, left), (rows, columns) = (part.start for part in shown), detail
+    corner = (factor * (columns.start - left) - 0.5, factor * (rows.start - top) - 0.5)
     size = (factor * (columns.stop - columns.start), factor * (rows.stop - rows.start))
     axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor="#ffb000", linewidth=1.4))
 
 
-def _detail(image: npt.NDArray[Any], window: tuple[float, float]) -> tuple[slice, slice]:
-    """Choose the region that is enlarged: on the image's left of the body's middle, where the liver is."""
-    h, w = image.shape
-    rows, columns = np.nonzero(image > window[0])
-    if len(rows) == 0:
-        rows, columns = np.array([0, h]), np.array([0, w])
-    top, bottom = np.percentile(rows, (2, 98))
-    left, right = np.percentile(columns, (2, 98))
-    side_h, side_w = max(8, round(_DETAIL * (bottom - top))), max(8, round(_DETAIL * (right - left)))
-    start_h = int(np.clip(top + 0.45 * (bottom - top) - side_h / 2, 0, max(0, h - side_h)))
-    start_w = int(np.clip(left + 0.3 * (right - left) - side_w / 2, 0, max(0, w - side_w)))
-    return slice(start_h, min(h, start_h + side_h)), slice(start_w, min(w, start_w + side_w))
+def _body(image: npt.NDArray[Any], window: tuple[float, float]) -> Region:
+    """Find the part of the slice that shows something, with a little air around it."""
+    parts = []
+    for axis in (1, 0):
+        filled = np.flatnonzero((image > window[0]).mean(axis=axis) > _FILLED)
+        n = image.shape[1 - axis]
+        first, last = (int(filled[0]), int(filled[-1]) + 1) if len(filled) else (0, n)
+        air = max(2, n // 50)
+        parts.append(slice(max(0, first - air), min(n, last + air)))
+    return parts[0], parts[1]
+
+
+def _detail(body: Region, aspect: float) -> Region:
+    """Choose what is enlarged: half way between the middle and the image's left, where the liver is."""
+    rows, columns = body
+    wide = max(8, round(_DETAIL * (columns.stop - columns.start)))
+    high = max(8, round(0.75 * wide / aspect))
+    centre = (rows.start + rows.stop) // 2, columns.start + round(0.3 * (columns.stop - columns.start))
+    found = []
+    for part, middle, side in zip(body, centre, (high, wide), strict=True):
+        start = int(np.clip(middle - side // 2, part.start, max(part.start, part.stop - side)))
+        found.append(slice(start, min(part.stop, start + side)))
+    return found[0], found[1]
