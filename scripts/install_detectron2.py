@@ -171,7 +171,7 @@ def from_git(repository: str, commit: str, folder: Path) -> bool:
         ["fetch", "--quiet", "--depth", "1", repository, commit],
         ["-c", "core.autocrlf=false", "checkout", "--quiet", "FETCH_HEAD"],
     )
-    folder.mkdir()
+    folder.mkdir(parents=True)
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
     return all(
         subprocess.run(["git", *step], cwd=folder, env=environment, capture_output=True, check=False).returncode == 0
@@ -330,7 +330,8 @@ def report(target: Target) -> None:
     say(f"  {facts['seconds']} s, {facts['instances']} boxes with masks (random weights).")
     say(f"Detectron2 {facts['detectron2']} in {facts['folder']}")
     say(f"  with torch {facts['torch']}, torchvision {facts['torchvision']};")
-    say(f"  PointRend: {'yes' if facts['point_rend'] else 'no (it needs projects/PointRend in the source, and OpenCV)'}")
+    without = "no (it needs projects/PointRend in the source, and OpenCV)"
+    say(f"  PointRend: {'yes' if facts['point_rend'] else without}")
 
 
 def obtain_source(options: argparse.Namespace, folder: Path) -> tuple[Path, str]:
@@ -349,7 +350,7 @@ def obtain_source(options: argparse.Namespace, folder: Path) -> tuple[Path, str]
         say(f"Source: commit {COMMIT}, every installed file checked against its SHA-256.")
         return root, f"commit.{COMMIT[:12]}"
     if options.source is None:
-        raise InstallError("What was fetched is not the pinned commit: nothing was installed; try again or use --source.")
+        raise InstallError("What was fetched is not the pinned commit: nothing was installed.")
     say(f"Source: NOT the commit that LiverMargin is tested with ({COMMIT[:12]}), or changed; going on as you gave it.")
     return root, f"files.{digest_of(root)[:12]}"
 
@@ -382,7 +383,7 @@ def install(options: argparse.Namespace) -> None:
     after = probe(target.executable).versions
     changed = [name for name, version in target.versions.items() if version and after[name] != version]
     if changed:
-        raise InstallError(f"The installation changed {', '.join(changed)}, which it must not: put back the old versions.")
+        raise InstallError(f"The installation changed {', '.join(changed)}: put the old versions back.")
     say(f"Installed. Unchanged: {', '.join(name for name, version in target.versions.items() if version)}.")
     report(target)
 
@@ -391,7 +392,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, help="archive (zip, tar) or folder of the source, for offline sites")
     parser.add_argument("--python", default=sys.executable, help="the Python to install into (default: this one)")
-    parser.add_argument("--wheels", type=Path, help="folder of wheels to install the dependencies from, without a network")
+    parser.add_argument("--wheels", type=Path, help="folder of wheels of the dependencies, for offline sites")
     parser.add_argument("--repository", default=REPOSITORY, help="address of a mirror of the public repository")
     parser.add_argument("--check", action="store_true", help="install nothing; only build a model and run it")
     return parser.parse_args(arguments)

@@ -92,5 +92,3 @@ class FineMaskROIHeads(StandardROIHeads):
         narrowed.MODEL.ROI_HEADS.IN_FEATURES = cfg.MODEL.ROI_MASK_HEAD.MASK_IN_FEATURES
         made: dict[str, Any] = super()._init_mask_head(narrowed, input_shape)
         return made
-
-

@@ -1,8 +1,8 @@
 """ImageNet weights for the residual network: read without running code, and fitted to one channel.
 
 Three kinds of files are understood: torchvision's (``.pth``, or safetensors with the same names), Detectron2's
-conversions of them (``.pkl``), and MSRA's in Caffe2's names (``.pkl``, as Detectron2's model zoo has them). Pickles are read by
-an unpickler that knows numpy arrays and nothing else.
+conversions of them (``.pkl``), and MSRA's in Caffe2's names (``.pkl``, as Detectron2's model zoo has them). Pickles
+are read by an unpickler that knows numpy arrays and nothing else.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.models.detectron_config import DetectronOptions
+
 
 @dataclass(frozen=True)
 class _Origin:
@@ -58,11 +59,12 @@ def load_imagenet(model: nn.Module, options: DetectronOptions) -> None:
     weights, origin = _rename(_read(path))
     if options.depth >= 50 and options.stride_in_1x1 is not origin.stride_in_1x1:
         raise InputError(
-            f"{path.name} holds weights of {origin.name}; train them with the option stride_in_1x1 {origin.stride_in_1x1}."
+            f"{path.name} holds weights of {origin.name}; use them with the option stride_in_1x1 "
+            f"{origin.stride_in_1x1}."
         )
-    wanted = model.backbone.bottom_up  # type: ignore[union-attr]
+    wanted = model.get_submodule("backbone.bottom_up")
     weights = _one_channel(weights, origin, options.pixel_mean, options.pixel_std)
-    state = wanted.state_dict()  # type: ignore[operator]
+    state = wanted.state_dict()
     unusable = [
         name
         for name, tensor in state.items()
@@ -70,10 +72,10 @@ def load_imagenet(model: nn.Module, options: DetectronOptions) -> None:
     ]
     if unusable:
         raise InputError(
-            f"{path.name} does not hold a ResNet-{options.depth} ({len(unusable)} of its layers are missing or differ); "
-            "choose the file of a network of this depth."
+            f"{path.name} does not hold a ResNet-{options.depth} ({len(unusable)} of its layers are missing or "
+            "differ); choose the file of a network of this depth."
         )
-    wanted.load_state_dict({**state, **{name: weights[name] for name in state if name in weights}})  # type: ignore[operator]
+    wanted.load_state_dict({**state, **{name: weights[name] for name in state if name in weights}})
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -149,9 +151,7 @@ def _from_torchvision(name: str) -> str:
     return name.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
 
 
-def _one_channel(
-    weights: dict[str, Tensor], origin: _Origin, pixel_mean: float, pixel_std: float
-) -> dict[str, Tensor]:
+def _one_channel(weights: dict[str, Tensor], origin: _Origin, pixel_mean: float, pixel_std: float) -> dict[str, Tensor]:
     kernel = weights.get(_STEM)
     if kernel is None or kernel.dim() != 4 or kernel.shape[1] != 3:
         return weights

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,23 +79,26 @@ class ResNet(nn.Module):
 
     def __init__(self, spec: MaskRCNNSpec):
         super().__init__()
-        self.stem = nn.Module()
+        self.stem: Any = nn.Module()
         self.stem.conv1 = Conv(1, 64, 7, 2, spec.norm)
         inputs, outputs = 64, 64 if spec.depth < 50 else 256
         self.stages: list[nn.Sequential] = []
+        self._channels: list[int] = []
         for stage, count in enumerate(BLOCKS[spec.depth]):
             blocks = []
             for index in range(count):
                 stride = 2 if index == 0 and stage > 0 else 1
                 blocks.append(Block(inputs, outputs, stride, spec))
                 inputs = outputs
+            self._channels.append(outputs)
             outputs *= 2
             self.stages.append(nn.Sequential(*blocks))
             self.add_module(f"res{stage + 2}", self.stages[-1])
 
     @property
     def channels(self) -> list[int]:
-        return [(last := stage[-1], (last.conv3 or last.conv2).out_channels)[1] for stage in self.stages]
+        """Channels of the four outputs."""
+        return list(self._channels)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = F.max_pool2d(F.relu(self.stem.conv1(x)), 3, 2, 1)
@@ -158,10 +162,10 @@ class BoxHead(nn.Module):
 
     def __init__(self, spec: MaskRCNNSpec):
         super().__init__()
-        self.box_head = nn.Module()
+        self.box_head: Any = nn.Module()
         self.box_head.fc1 = nn.Linear(spec.fpn_channels * 49, spec.box_width)
         self.box_head.fc2 = nn.Linear(spec.box_width, spec.box_width)
-        self.box_predictor = nn.Module()
+        self.box_predictor: Any = nn.Module()
         self.box_predictor.cls_score = nn.Linear(spec.box_width, 2)
         self.box_predictor.bbox_pred = nn.Linear(spec.box_width, 4)
 
@@ -207,14 +211,16 @@ class PointMaskHead(nn.Module):
     def __init__(self, spec: MaskRCNNSpec):
         super().__init__()
         channels, side = spec.mask_channels, self.POOLED_SIDE // 2
-        head = self.coarse_head = nn.Module()
+        head: Any = nn.Module()
+        self.coarse_head: Any = head
         if spec.fpn_channels > channels:
             head.reduce_channel_dim_conv = Conv(spec.fpn_channels, channels, 1, bias=True)
         head.reduce_spatial_dim_conv = Conv(channels, channels, 2, 2, bias=True)
         head.fc1 = nn.Linear(channels * side * side, spec.box_width)
         head.fc2 = nn.Linear(spec.box_width, spec.box_width)
         head.prediction = nn.Linear(spec.box_width, self.COARSE_SIDE**2)
-        point = self.point_head = nn.Module()
+        point: Any = nn.Module()
+        self.point_head: Any = point
         point.fc1 = nn.Conv1d(spec.fpn_channels + 1, 256, 1)
         point.fc2 = nn.Conv1d(257, 256, 1)
         point.fc3 = nn.Conv1d(257, 256, 1)

@@ -257,9 +257,7 @@ def _pool(graph: GraphBuilder, features: Sequence[str], boxes: str, of_image: st
     return graph.op("Concat", *pooled, axis=0), graph.op("Concat", *order, axis=0)
 
 
-def _convolved_masks(
-    graph: GraphBuilder, network: MaskRCNN, features: Sequence[str], boxes: str, of_image: str
-) -> str:
+def _convolved_masks(graph: GraphBuilder, network: MaskRCNN, features: Sequence[str], boxes: str, of_image: str) -> str:
     spec = network.spec
     pooled, order = _pool(graph, features[: spec.mask_levels], boxes, of_image, spec.pooled_mask_side)
     example = torch.zeros(2, spec.fpn_channels, spec.pooled_mask_side, spec.pooled_mask_side)
@@ -296,7 +294,8 @@ def _union(graph: GraphBuilder, spec: MaskRCNNSpec, batch: str, boxes: str, mask
 
     def weights(low: str, high: str) -> str:
         position = graph.op("Div", graph.op("Sub", pixels, low), graph.op("Sub", high, low))
-        position = graph.op("Sub", graph.op("Mul", position, graph.const(np.float32(side))), graph.const(np.float32(0.5)))
+        position = graph.op("Mul", position, graph.const(np.float32(side)))
+        position = graph.op("Sub", position, graph.const(np.float32(0.5)))
         distance = graph.op("Abs", graph.op("Sub", graph.unsqueeze(position, -1), samples))
         return graph.op("Relu", graph.op("Sub", graph.const(np.float32(1)), distance))
 

@@ -141,5 +141,6 @@ def check_manifest(manifest: Manifest) -> None:
     given.finish()
     if manifest.channels != 1 or len(manifest.labels) != 1:
         raise JsonProblem("Mask R-CNN sees one slice and finds one label")
-    if manifest.thresholds.get("score", manifest.parameters["score_threshold"]) != manifest.parameters["score_threshold"]:
+    score = manifest.parameters["score_threshold"]
+    if manifest.thresholds.get("score", score) != score:
         raise JsonProblem("the threshold 'score' contradicts the Mask R-CNN's score_threshold")

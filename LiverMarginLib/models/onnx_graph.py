@@ -170,7 +170,8 @@ class GraphBuilder:
     def finish(self) -> onnx.ModelProto:
         """Return the checked model, without a trace of the machine it was made on."""
         helper = self._onnx.helper
-        for part in (*self._nodes, *self._constants):
+        parts: list[Any] = [*self._nodes, *self._constants]
+        for part in parts:
             part.doc_string = ""
             del part.metadata_props[:]
         graph = helper.make_graph(self._nodes, "livermargin", self._inputs, self._outputs, self._constants)

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
+
 from LiverMarginLib.models.maskrcnn_spec import MaskRCNNSpec
 from LiverMarginLib.training.data import InMemorySource, SliceSample
-from scipy import ndimage
 
 SIZE = 128
 SMALL: dict[str, Any] = {"depth": 18, "fpn_channels": 32, "mask_channels": 32, "box_width": 64}
@@ -52,7 +53,7 @@ def enliven(model: Any, seed: int = 1) -> Any:
 
 
 def ellipses(count: int, seed: int, size: int = SIZE) -> InMemorySource:
-    """Noisy slices in HU with a bright ellipse for a liver; every fourth has none, and some have two. Eight a patient."""
+    """Noisy slices in HU with a bright ellipse for a liver: none in every fourth, two in another; eight a patient."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] / size
     samples = []

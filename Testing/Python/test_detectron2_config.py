@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from detectron_examples import SIZE, SMALL
+
 from LiverMarginLib.errors import DependencyError, InputError
 from LiverMarginLib.models.detectron_config import DetectronOptions, build_config, build_model
 
@@ -37,8 +38,8 @@ def test_the_version_of_detectron2_is_told(capsys):
 
     installed = importlib.metadata.version("detectron2")
     with capsys.disabled():
-        print(f"\nDetectron2 {detectron2.__version__} ({installed}), torch {torch.__version__}, ", end="")
-        print(f"torchvision {torchvision.__version__}")
+        versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+        sys.stdout.write(f"\nDetectron2 {detectron2.__version__} ({installed}), {versions}\n")
     assert detectron2.__version__ == "0.6"
 
 

@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 from detectron_examples import SMALL, ellipses
+
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import CancelToken, Metric
 from LiverMarginLib.training.config import AugmentationConfig, Decay, ScheduleConfig, TrainConfig, profile
@@ -67,6 +68,7 @@ def test_instances_are_the_8_connected_pieces_with_their_holes():
 def test_a_slice_without_liver_is_kept_and_gives_a_finite_loss():
     import torch
     from detectron2.utils.events import EventStorage
+
     from LiverMarginLib.models.detectron_config import DetectronOptions, build_config, build_model
     from LiverMarginLib.training.detectron_data import model_input
 
@@ -82,6 +84,7 @@ def test_a_slice_without_liver_is_kept_and_gives_a_finite_loss():
 def test_slices_are_registered_in_detectron2s_catalogue_and_read_when_they_are_needed():
     from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
     from detectron2.data.samplers import InferenceSampler
+
     from LiverMarginLib.training.detectron_data import SliceMapper, register_slices
 
     source = ellipses(8, 3, SIZE)
@@ -107,12 +110,13 @@ def test_slices_are_registered_in_detectron2s_catalogue_and_read_when_they_are_n
     first = next(iter(loader))
     assert [len(item["instances"]) for item in first][:3] == [0, 1, 1]
     assert first[0]["image"].shape == (1, SIZE, SIZE)
-    assert 0 <= first[0]["image"].min() and first[0]["image"].max() <= 1
+    assert first[0]["image"].min() >= 0 and first[0]["image"].max() <= 1
 
 
 def test_the_score_map_is_the_best_score_of_the_masks_that_cover_a_pixel():
     import torch
     from detectron2.structures import Instances
+
     from LiverMarginLib.training.detectron_task import score_maps
 
     masks = torch.zeros(2, 4, 4, dtype=torch.bool)
@@ -159,13 +163,14 @@ def test_a_training_stopped_in_the_middle_of_an_epoch_goes_on_to_the_same_weight
 
 def test_a_training_becomes_a_bundle_that_predicts_what_detectron2_predicts(tmp_path):
     import torch
+    from test_maskrcnn_onnx import manifest
+
     from LiverMarginLib.inference.segmenter import load_segmenter
     from LiverMarginLib.models.detectron_bundle import save_mask_rcnn
     from LiverMarginLib.models.detectron_config import DetectronOptions
     from LiverMarginLib.training.checkpoint import load_weights
     from LiverMarginLib.training.detectron_task import DetectronTask, score_maps
     from LiverMarginLib.training.trainer import train
-    from test_maskrcnn_onnx import manifest
 
     config = tiny(tmp_path / "training", epochs=1)
     result = train(config, *sources())

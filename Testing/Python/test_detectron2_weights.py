@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 from detectron_examples import SMALL
+
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.models.detectron_config import DetectronOptions, build_config, build_model
 

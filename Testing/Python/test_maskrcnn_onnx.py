@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from detectron_examples import SIZE, SMALL, enliven, images, small_spec
+
 from LiverMarginLib.errors import BundleError
 from LiverMarginLib.inference.segmenter import load_segmenter
 from LiverMarginLib.models.architectures import check_manifest
@@ -102,9 +103,7 @@ def peer(request) -> Peer:
     plain = to_plain(model, options.spec(SIZE))
     batch = images()
     with torch.no_grad():
-        reference = [
-            model.inference([{"image": torch.from_numpy(image)}], do_postprocess=False)[0] for image in batch
-        ]
+        reference = [model.inference([{"image": torch.from_numpy(image)}], do_postprocess=False)[0] for image in batch]
     session = open_session(build_graph(plain).SerializeToString())
     names = [output.name for output in session.get_outputs()]
     outputs = session.run(names, {"image": batch, "score_threshold": MIN_SCORE})
@@ -174,7 +173,7 @@ def test_each_image_of_a_batch_gets_what_it_gets_alone(session):
     for number in range(len(batch)):
         alone = session.run(["output"], {"image": batch[number : number + 1]})[0]
         np.testing.assert_allclose(together[number], alone[0], atol=1e-5)
-    assert 0 <= together.min() and 0.2 < together.max() <= 1
+    assert together.min() >= 0 and 0.2 < together.max() <= 1
 
 
 def test_a_higher_score_threshold_keeps_the_best_instances_alone(session):
