@@ -23,7 +23,7 @@ from LiverMarginLib.phantom.surroundings import ArmsDown, Table
 from LiverMarginLib.phantom.tissues import Tissue
 from LiverMarginLib.phantom.torso import WHOLE, Torso
 from LiverMarginLib.phantom.tubes import Tube, paint_tubes
-from LiverMarginLib.phantom.viscera import Kidney, Pancreas, Retroperitoneum, Spleen
+from LiverMarginLib.phantom.viscera import Bladder, Kidney, Pancreas, Retroperitoneum, Spleen
 from LiverMarginLib.volume import Geometry, LabelMap
 
 _SLAB_VOXELS = 6_000_000
@@ -99,9 +99,16 @@ def make_anatomy(seed: int, options: PhantomOptions) -> Anatomy:
     )
     front = -(82 * torso.depth + 0.8 * torso.belly)
     liver = Liver.draw(rng, shape, torso.dome_right)
-    parts: list[Part] = [torso, Skeleton.draw(rng, torso), Retroperitoneum.draw(rng, torso), GreatVessels.draw(rng)]
+    vessels = GreatVessels.draw(rng)
+    parts: list[Part] = [torso, Skeleton.draw(rng, torso), Retroperitoneum.draw(rng, torso), vessels]
     parts += [Kidney.draw(rng, -1.0), Kidney.draw(rng, 1.0), Heart.draw(rng, torso.dome_middle), liver]
-    rest: list[Part] = [Spleen.draw(rng, findings["cirrhosis"]), *draw_stomach(rng, front), Pancreas.draw(rng)]
+    rest: list[Part] = [
+        _ChestVessels(vessels),
+        Bladder.draw(rng),
+        Spleen.draw(rng, findings["cirrhosis"]),
+        *draw_stomach(rng, front),
+        Pancreas.draw(rng),
+    ]
     rest += [*draw_colon(rng, front), *draw_small_bowel(rng, front), _Mesentery(draw_mesentery(rng))]
     if findings["ascites"]:
         rest.append(_Ascites(float(rng.uniform(6, 30))))
@@ -141,6 +148,14 @@ def make_anatomy(seed: int, options: PhantomOptions) -> Anatomy:
     }
     geometry = Geometry(options.shape, _ijk_to_ras(options))
     return Anatomy(first, second, share, tuple(palette.materials), geometry, int(seed), description)
+
+
+@dataclass(frozen=True)
+class _ChestVessels:
+    vessels: GreatVessels
+
+    def paint(self, canvas: Canvas) -> None:
+        self.vessels.paint_chest(canvas)
 
 
 @dataclass(frozen=True)
@@ -218,7 +233,7 @@ def _place(
     extent = options.shape[0] * options.spacing[0] / float(stretch[2])
     jitter = rng.uniform(-1, 1)
     if options.region is Region.CHEST:
-        height = 128 + extent / 2
+        height = 124 + extent / 2 + 10 * (1 + jitter)
     elif options.region is Region.PELVIS:
         height = -150 - extent / 2
     else:

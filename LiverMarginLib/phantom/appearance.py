@@ -57,6 +57,7 @@ _LOOKS: dict[Tissue, _Look] = {
     Tissue.KIDNEY_CORTEX: _Look(34, 165, 190, 152, 9, 0, 3, 4),
     Tissue.KIDNEY_MEDULLA: _Look(33, 62, 165, 150, 9, 0, 3, 4),
     Tissue.URINE: _Look(6, 6, 12, 320, 5, 0, 2, 2),
+    Tissue.BLADDER_URINE: _Look(5, 5, 7, 90, 6, 0, 1.5, 2),
     Tissue.PANCREAS: _Look(40, 98, 95, 76, 9, 0, 9, 8),
     Tissue.ADRENAL: _Look(28, 75, 75, 55, 9, 0, 3, 3),
     Tissue.BILE: _flat(9, 7, 0, 1.5, 1.5),

@@ -15,7 +15,7 @@ from LiverMarginLib.phantom.tubes import Tube, grow_tree, paint_tubes
 
 @dataclass(frozen=True)
 class GreatVessels:
-    """Aorta with plaques, vena cava, their larger branches, and the oesophagus."""
+    """Aorta with plaques, vena cava, their larger branches, oesophagus, and the vessels and airway above the heart."""
 
     aorta: Tube
     cava: Tube
@@ -25,6 +25,8 @@ class GreatVessels:
     plaques: list[tuple[float, float, float, float]]
     oesophagus: Tube
     oesophagus_gas: bool
+    chest: list[tuple[Tissue, Tube]]
+    airway: list[Tube]
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> GreatVessels:
@@ -84,8 +86,33 @@ class GreatVessels:
         oesophagus = Tube.through(
             [(2, 34, 260), (4, 30, 150), (8, 26, 105), (14, 18, 78), (26, 8, 62)], rng.uniform(6, 9)
         )
+        lift = np.array([0, 0, rng.normal(0, 8)])
+        arch = np.array([(6, -26, 150), (2, -36, 185), (2, -32, 212), (12, -6, 226), (22, 34, 216), (22, 48, 190)])
+        trunk = np.array([(18, -44, 155), (22, -34, 182), (20, -16, 196)])
+        right, left = np.array([(20, -16, 196), (-8, -4, 190), (-42, 6, 184)]), np.array([(20, -16, 196), (46, 8, 190)])
+        chest = [
+            (Tissue.ARTERY, Tube.through(arch + lift, wide * 1.25)),
+            (Tissue.HEART_RIGHT, Tube.through(trunk + lift, 13)),
+            (Tissue.HEART_RIGHT, Tube.through(right + lift, 10)),
+            (Tissue.HEART_RIGHT, Tube.through(left + lift, 9)),
+            (Tissue.HEART_RIGHT, Tube.through([(-26, -12, 130), (-28, -20, 190), (-26, -26, 260)], 9)),
+        ]
+        airway = [
+            Tube.through(np.array([(0, 2, 320), (0, 8, 250), (2, 14, 196)]) + lift, 8.5),
+            Tube.through(np.array([(2, 14, 196), (-26, 16, 180), (-44, 18, 166)]) + lift, [7, 6, 5]),
+            Tube.through(np.array([(2, 14, 196), (30, 18, 178), (48, 20, 166)]) + lift, [6, 5.5, 4.5]),
+        ]
         return cls(
-            aorta, cava, float(rng.uniform(-30, -10)), arteries, veins, plaques, oesophagus, bool(rng.random() < 0.4)
+            aorta=aorta,
+            cava=cava,
+            cava_change=float(rng.uniform(-30, -10)),
+            arteries=arteries,
+            veins=veins,
+            plaques=plaques,
+            oesophagus=oesophagus,
+            oesophagus_gas=bool(rng.random() < 0.4),
+            chest=chest,
+            airway=airway,
         )
 
     def paint(self, canvas: Canvas) -> None:
@@ -120,6 +147,25 @@ class GreatVessels:
         veins = add(Tissue.VEIN, Organ.VESSEL)
         paint_tubes(canvas, self.veins, veins, over=fat_only, solid=True)
         self._paint_oesophagus(canvas, over)
+
+    def paint_chest(self, canvas: Canvas) -> None:
+        """Paint arch, pulmonary arteries, upper vena cava and airway over mediastinum and lungs."""
+        over = (Organ.VISCERAL_FAT, Organ.RIGHT_LUNG, Organ.LEFT_LUNG, Organ.VESSEL)
+        add = canvas.palette.add
+        gas = add(Tissue.GAS, Organ.AIRWAY)
+        wall = add(Tissue.MUSCLE, Organ.AIRWAY)
+        for tube in self.airway:
+            found = tube.field(canvas)
+            if found is not None:
+                box, distance = found
+                canvas.paint(wall, distance - 1.5, box, over=over)
+                canvas.paint(gas, distance, box, over=(*over, Organ.AIRWAY), solid=False)
+        for tissue, tube in self.chest:
+            found = tube.field(canvas, blend=3)
+            if found is not None:
+                box, distance = found
+                organ = Organ.AORTA if tissue is Tissue.ARTERY else Organ.VESSEL
+                canvas.paint(add(tissue, organ), canvas.avoid(distance, box, gap=0.5), box, over=over)
 
     def _paint_oesophagus(self, canvas: Canvas, over: Organs) -> None:
         found = self.oesophagus.field(canvas)
@@ -169,8 +215,8 @@ class Heart:
         """Paint lung vessels, mediastinal fat, heart muscle and the blood in the chambers."""
         add = canvas.palette.add
         lungs = (Organ.RIGHT_LUNG, Organ.LEFT_LUNG)
-        lung_vessel_right = add(Tissue.LUNG_VESSEL, Organ.VESSEL)
-        paint_tubes(canvas, self.lung_vessels, lung_vessel_right, over=lungs)
+        lung_vessel = add(Tissue.LUNG_VESSEL, Organ.VESSEL)
+        paint_tubes(canvas, self.lung_vessels, lung_vessel, over=lungs)
         box = canvas.box((-70, -130, 10), (110, 75, 400))
         if box is None:
             return

@@ -171,12 +171,12 @@ def draw_colon(rng: np.random.Generator, front: float) -> list[Hollow]:
     return pieces
 
 
-def draw_small_bowel(rng: np.random.Generator, front: float, count: int = 42) -> list[Hollow]:
+def draw_small_bowel(rng: np.random.Generator, front: float, count: int = 46) -> list[Hollow]:
     """Draw loops of small bowel that fill the middle and lower abdomen."""
     loops = []
     positive = rng.random() < 0.3
     for _ in range(count):
-        centre = np.array([rng.uniform(-75, 85), rng.uniform(front + 25, 15), rng.uniform(-190, -45)])
+        centre = np.array([rng.uniform(-75, 85), rng.uniform(front + 25, 15), rng.uniform(-235, -45)])
         if rng.random() < 0.25:
             centre = np.array([rng.uniform(15, 90), rng.uniform(front + 30, 20), rng.uniform(-60, 0)])
         n = int(rng.integers(3, 7))

@@ -152,6 +152,9 @@ class Liver:
             behind = behind - 0.75 * np.clip(x - 20, 0, 120)
         left = smooth_max(left, behind.astype(np.float32) + 0.6 * wave, 0.7 * p.edge)
         distance = smooth_min(right, left, 22)
+        if p.wraps:  # round the front of the stomach to the spleen
+            beyond = ellipsoid(x, y, z, np.array([80, -18, 62]) * s, np.array([50, 66, 26]) * s, rotation(yaw=-25))
+            distance = smooth_min(distance, beyond, 20)
         if p.tongue:
             tongue = ellipsoid(x, y, z, (-104 * s, -8, -70), (24, 46, p.tongue))
             distance = smooth_min(distance, tongue, 18)

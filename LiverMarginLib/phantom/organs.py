@@ -61,6 +61,7 @@ class Organ(IntEnum):
     BLADDER = 35
     BREAST = 36
     TABLE = 37
+    AIRWAY = 38
 
 
 def _segment(
@@ -107,6 +108,7 @@ ORGANS: tuple[Segment, ...] = (
     _segment(Organ.BLADDER, "Urinary bladder", (222, 154, 132), None),
     _segment(Organ.BREAST, "Breast", (230, 170, 150), ("76752008", "Breast")),
     _segment(Organ.TABLE, "Table", (130, 130, 130), ("260787004", "Physical object"), _OBJECT),
+    _segment(Organ.AIRWAY, "Trachea and bronchi", (182, 228, 255), None),
 )
 
 

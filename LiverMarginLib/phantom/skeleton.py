@@ -112,7 +112,7 @@ class Skeleton:
         self._shell(canvas, d.astype(np.float32), box, Organ.BONE)
 
     def _paint_spine(self, canvas: Canvas) -> None:
-        box = canvas.box((-55, 20, -260), (55, 150, 300))
+        box = canvas.box((-55, 20, -215), (55, 150, 300), pad=2)
         if box is None:
             return
         _, y, z = canvas.at(box)
@@ -170,13 +170,13 @@ class Skeleton:
             if box is None:
                 continue
             x, y, z = canvas.at(box)
-            axes = rotation(yaw=-38 * side, roll=14 * side)
-            wing = ellipsoid(x, y, z, (side * 92, 42, -200), (9, 62, 62), axes)
-            socket = ellipsoid(x, y, z, (side * 92, 5, -272), (30, 30, 32))
-            hip = smooth_min(wing, np.maximum(socket, 22 - np.sqrt((x - side * 95) ** 2 + y**2 + (z + 275) ** 2)), 8)
+            axes = rotation(yaw=40 * side, roll=14 * side)
+            wing = ellipsoid(x, y, z, (side * 88, 34, -200), (8, 62, 58), axes)
+            socket = ellipsoid(x, y, z, (side * 80, 5, -272), (30, 30, 32))
+            hip = smooth_min(wing, np.maximum(socket, 24 - np.sqrt((x - side * 84) ** 2 + y**2 + (z + 275) ** 2)), 8)
             self._shell(canvas, hip, box, Organ.BONE)
-            head = ellipsoid(x, y, z, (side * 95, 0, -275), (20, 20, 20))
-            neck = capsule(x, y, z, (side * 95, 0, -275), (side * 135, 8, -295), 15, 22)
+            head = ellipsoid(x, y, z, (side * 84, 0, -275), (21, 21, 21))
+            neck = capsule(x, y, z, (side * 84, 0, -275), (side * 122, 8, -292), 14, 19)
             self._shell(canvas, smooth_min(head, neck, 5), box, Organ.BONE)
         box = canvas.box((-60, 30, -300), (60, 120, -150))
         if box is not None:

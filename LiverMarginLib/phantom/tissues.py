@@ -28,6 +28,7 @@ class Tissue(StrEnum):
     KIDNEY_CORTEX = "kidney cortex"
     KIDNEY_MEDULLA = "kidney medulla"
     URINE = "urine"
+    BLADDER_URINE = "bladder urine"
     PANCREAS = "pancreas"
     ADRENAL = "adrenal"
     BILE = "bile"

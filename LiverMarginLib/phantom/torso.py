@@ -20,9 +20,9 @@ WHOLE: Box = (slice(None), slice(None), slice(None))
 
 # Half sizes of the cavity in mm against z, from the pelvis to the upper chest.
 _LEVELS = np.array([-300.0, -220, -150, -90, -20, 40, 100, 160, 220, 280])
-_HALF_WIDTH = np.array([112.0, 126, 128, 130, 137, 140, 137, 128, 108, 70])
-_FRONT = np.array([64.0, 70, 74, 78, 84, 90, 94, 92, 78, 50])
-_BACK = np.array([96.0, 100, 100, 100, 100, 100, 100, 98, 90, 70])
+_HALF_WIDTH = np.array([134.0, 134, 130, 130, 137, 140, 137, 130, 116, 98])
+_FRONT = np.array([66.0, 72, 74, 78, 84, 90, 94, 92, 82, 68])
+_BACK = np.array([92.0, 96, 100, 100, 100, 100, 100, 98, 92, 84])
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,8 @@ class Torso:
         thickness += chest * (
             9 * np.exp(-(((np.abs(x) - 75) / 45) ** 2)) * (y < 0) + 8 * np.exp(-(((cosine - 0.6) / 0.3) ** 2))
         )
-        thickness += 1.3 * canvas.noise(30)
+        gluteal = _step((-170 - z) / 70) * np.exp(-(((cosine - 0.75) / 0.35) ** 2))
+        thickness += 34 * gluteal + 1.3 * canvas.noise(30)
         thickness *= np.float32(self.wall)
         muscle = smooth_min(ellipse - thickness, column - 1, 24)
         outline = smooth_min(ellipse - thickness, column - 1, 75)
@@ -230,7 +231,7 @@ class Torso:
         box = canvas.box((-60, 50, -300), (60, 150, 300))
         if box is not None:  # septa of the back muscles
             streaks = 0.8 * canvas.noise(14, box) + 0.6 * noise[box] - 0.02 * np.abs(np.abs(x[box]) - 14)
-            septum = (1.9 - self.marbling - streaks) * 5
+            septum = (2.2 - self.marbling - streaks) * 5
             canvas.paint(fascia, septum.astype(np.float32), box, over=over, solid=False)
 
     def _paint_lungs(self, canvas: Canvas, muscle: int) -> None:

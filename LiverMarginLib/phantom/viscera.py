@@ -175,6 +175,40 @@ class Spleen:
 
 
 @dataclass(frozen=True)
+class Bladder:
+    """The urinary bladder, more or less full, behind the pubic bones."""
+
+    centre: tuple[float, float, float]
+    radii: tuple[float, float, float]
+    wall: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Bladder:
+        """Draw a bladder."""
+        full = rng.uniform(0.6, 1.3)
+        return cls(
+            centre=tuple(np.array([0, -12, -262]) + rng.normal(0, 4, 3)),
+            radii=tuple(np.array([40, 30, 30]) * full * rng.uniform(0.85, 1.15, 3)),
+            wall=float(rng.uniform(2.5, 5)),
+        )
+
+    def paint(self, canvas: Canvas) -> None:
+        """Paint wall and urine."""
+        c, r = np.array(self.centre), np.array(self.radii)
+        box = canvas.box(c - r, c + r)
+        if box is None:
+            return
+        bladder = ellipsoid(*canvas.at(box), c, r) + 2 * canvas.noise(30, box)
+        bladder = smooth_max(bladder, canvas.fields["cavity"][box] + 8, 8)
+        bladder = canvas.avoid(bladder, box, gap=2)
+        palette = canvas.palette
+        wall = palette.add(Tissue.BOWEL_WALL, Organ.BLADDER)
+        canvas.paint(wall, bladder, box, over=(Organ.VISCERAL_FAT,))
+        urine = palette.add(Tissue.BLADDER_URINE, Organ.BLADDER)
+        canvas.paint(urine, bladder + self.wall, box, over=(Organ.BLADDER,), solid=False)
+
+
+@dataclass(frozen=True)
 class Pancreas:
     """Pancreas with a lobulated surface, and the splenic vein behind it."""
 
