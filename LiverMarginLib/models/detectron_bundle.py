@@ -15,6 +15,7 @@ from LiverMarginLib.models.manifest import ONNX_FILE, SAFETENSORS_FILE, Manifest
 from LiverMarginLib.models.maskrcnn import MaskRCNN
 from LiverMarginLib.models.maskrcnn_onnx import build_graph
 from LiverMarginLib.models.maskrcnn_spec import MaskRCNNSpec
+from LiverMarginLib.models.onnx_export import halve_initialisers
 
 
 def save_mask_rcnn(
@@ -23,6 +24,7 @@ def save_mask_rcnn(
     spec: MaskRCNNSpec,
     weights: Mapping[str, Tensor],
     *,
+    half: bool = False,
     onnx: bool = True,
     overwrite: bool = False,
 ) -> Bundle:
@@ -30,7 +32,7 @@ def save_mask_rcnn(
 
     Parameters
     ----------
-    folder, overwrite
+    folder, half, overwrite
         As for `LiverMarginLib.models.bundle.save_bundle`.
     manifest : Manifest
         Name, labels, window and so on. Architecture, parameters and input size are filled in here; a threshold
@@ -72,10 +74,20 @@ def save_mask_rcnn(
             "The weights are not those of the Mask R-CNN that the options describe; use the options of its training.",
             str(error),
         ) from error
-    state = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
+    state = {
+        name: tensor.detach().to(torch.float16 if half and tensor.is_floating_point() else tensor.dtype).contiguous()
+        for name, tensor in network.state_dict().items()
+    }
     if not all(torch.isfinite(tensor).all() for tensor in state.values()):
-        raise BundleError("The network's weights are not finite numbers; train it again.")
+        raise BundleError(
+            "The network's weights are not finite numbers"
+            + (" in half precision; save them in single precision." if half else "; train it again.")
+        )
     files = {SAFETENSORS_FILE: safetensors.torch.save(state)}
     if onnx:
-        files[ONNX_FILE] = bytes(build_graph(network).SerializeToString())
+        network.load_state_dict(state)  # both forms of the weights hold the same, rounded values
+        model = build_graph(network)
+        if half:
+            halve_initialisers(model)
+        files[ONNX_FILE] = bytes(model.SerializeToString())
     return write_bundle(folder, manifest, files, overwrite=overwrite)

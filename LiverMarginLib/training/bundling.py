@@ -16,6 +16,7 @@ from LiverMarginLib.training.config import TrainConfig
 from LiverMarginLib.volume import Modality
 
 if TYPE_CHECKING:
+    from LiverMarginLib.models.maskrcnn_spec import MaskRCNNSpec
     from LiverMarginLib.training.trainer import TrainResult
 
 _DENOISED_SIDE = 512
@@ -65,15 +66,24 @@ def bundle_from_training(
 
     if result.weights is None:
         raise InputError("The training was stopped before its first validation, so there is no model yet; resume it.")
-    architecture = find_architecture(config.model)
-    parameters = {**_defaults(architecture), **config.model_options}
+    weights = load_weights(result.weights)
+    spec: MaskRCNNSpec | None = None
+    if config.model == "detectron2":
+        from LiverMarginLib.models.detectron_config import DetectronOptions
+
+        # Detectron2 is how it was trained; the bundle says what it is, and runs without Detectron2.
+        spec = DetectronOptions.from_mapping(config.model_options).spec(config.size)
+        architecture, parameters = find_architecture("mask-rcnn"), spec.to_dict()
+    else:
+        architecture = find_architecture(config.model)
+        parameters = {**_defaults(architecture), **config.model_options}
     denoising = config.model == "dncnn-sr"
     # A denoising network takes any size; its ONNX graph has this one, and gives slices of 512 x 512.
     side = _DENOISED_SIDE // int(parameters["scale"]) if denoising else config.size
     manifest = Manifest(
         name=name,
         version=version,
-        architecture=config.model,
+        architecture=architecture.name,
         modality=modality,
         input_kind=config.intensity,
         window=Window(*config.window),
@@ -98,8 +108,12 @@ def bundle_from_training(
         licence=licence,
         description=description,
     )
+    if spec is not None:
+        from LiverMarginLib.models.detectron_bundle import save_mask_rcnn
+
+        return save_mask_rcnn(folder, manifest, spec, weights, half=half, onnx=onnx, overwrite=overwrite)
     module = architecture.build(manifest.parameters)
-    module.load_state_dict(load_weights(result.weights))
+    module.load_state_dict(weights)
     return save_bundle(folder, manifest, module=module, half=half, onnx=onnx, overwrite=overwrite)
 
 

@@ -163,20 +163,20 @@ def test_a_training_stopped_in_the_middle_of_an_epoch_goes_on_to_the_same_weight
 
 def test_a_training_becomes_a_bundle_that_predicts_what_detectron2_predicts(tmp_path):
     import torch
-    from test_maskrcnn_onnx import manifest
 
     from LiverMarginLib.inference.segmenter import load_segmenter
-    from LiverMarginLib.models.detectron_bundle import save_mask_rcnn
-    from LiverMarginLib.models.detectron_config import DetectronOptions
+    from LiverMarginLib.training.bundling import bundle_from_training
     from LiverMarginLib.training.checkpoint import load_weights
     from LiverMarginLib.training.detectron_task import DetectronTask, score_maps
     from LiverMarginLib.training.trainer import train
 
     config = tiny(tmp_path / "training", epochs=1)
     result = train(config, *sources())
-    spec = DetectronOptions.from_mapping(config.model_options).spec(SIZE)
+    result = dataclasses.replace(result, thresholds={"score": 0.06})  # so little training finds nothing better
+    bundle = bundle_from_training(result, config, tmp_path / "bundle", name="ellipses")
+    assert bundle.manifest.architecture == "mask-rcnn"
+    assert bundle.manifest.thresholds["score"] == bundle.manifest.parameters["score_threshold"] == 0.06
     weights = load_weights(result.weights)
-    bundle = save_mask_rcnn(tmp_path / "bundle", manifest(thresholds={"score": 0.06}), spec, weights)
     model = DetectronTask(config).build_model()
     model.load_state_dict(weights)
     batch = np.stack([ellipses(4, 5, SIZE).read(n).image for n in range(4)])[:, None] / 400 + 0.4
