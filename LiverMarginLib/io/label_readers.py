@@ -16,6 +16,7 @@ from LiverMarginLib.io.detect import FileFormat
 from LiverMarginLib.io.images import ImageHeader, read_image_array
 from LiverMarginLib.io.intensities import value_range
 from LiverMarginLib.io.notes import Notes
+from LiverMarginLib.io.segment_table import read_provenance
 from LiverMarginLib.io.stacks import Spacing, read_pictures, stack_geometry
 from LiverMarginLib.terminology import Code, Segment, Terminology
 from LiverMarginLib.volume import LabelMap
@@ -48,7 +49,8 @@ def read_label_file(path: Path, file_format: FileFormat, notes: Notes) -> LabelM
         # A table in a NIfTI header is a vocabulary: TotalSegmentator lists all its classes, found or not.
         present = present_labels(labels) if header.segments else {}
         segments = tuple(segment for segment in header.segments if segment.label in present)
-    return LabelMap(labels, header.geometry, segments, {"format": form, "notes": list(notes.sentences)})
+    provenance = {**read_provenance(header.fields), "format": form, "notes": list(notes.sentences)}
+    return LabelMap(labels, header.geometry, segments, provenance)
 
 
 def read_label_stack(

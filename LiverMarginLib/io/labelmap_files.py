@@ -20,10 +20,8 @@ from scipy.spatial.transform import Rotation
 
 from LiverMarginLib.errors import GeometryError, ResourceError
 from LiverMarginLib.io.atomic import atomic_path
-from LiverMarginLib.io.segment_table import provenance_text, stored_labels
+from LiverMarginLib.io.segment_table import PROVENANCE_KEY, provenance_text, stored_labels
 from LiverMarginLib.volume import Geometry, LabelMap
-
-PROVENANCE_KEY = "LiverMargin.Provenance"
 
 _RAS_TO_LPS = np.diag((-1.0, -1.0, 1.0))
 

@@ -8,8 +8,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from LiverMarginLib.io.labelmap_files import PROVENANCE_KEY, write_image
-from LiverMarginLib.io.segment_table import TableRow, algorithm, provenance_text, segment_table, stored_labels
+from LiverMarginLib.io.labelmap_files import write_image
+from LiverMarginLib.io.segment_table import (
+    PROVENANCE_KEY,
+    TableRow,
+    algorithm,
+    provenance_text,
+    segment_table,
+    stored_labels,
+)
 from LiverMarginLib.volume import Geometry, LabelMap
 
 _REPRESENTATION = "Binary labelmap"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,10 @@ from LiverMarginLib.volume import LabelMap
 Box = tuple[slice, slice, slice]
 
 _LARGEST_LABEL = np.iinfo(np.uint16).max
+
+
+# Under which the provenance stands in a NRRD header, and among the tags of a seg.nrrd's segments.
+PROVENANCE_KEY = "LiverMargin.Provenance"
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,30 @@ def algorithm(provenance: Mapping[str, Any]) -> Algorithm | None:
 def provenance_text(provenance: Mapping[str, Any]) -> str:
     """One line of ASCII JSON; ``|`` is escaped because 3D Slicer separates segment tags with it."""
     return json.dumps(provenance, sort_keys=True, separators=(",", ":"), default=str).replace("|", "\\u007c")
+
+
+def read_provenance(fields: Mapping[str, str]) -> dict[str, Any]:
+    """Find what `provenance_text` has written in the key/value pairs of a NRRD or seg.nrrd header.
+
+    Parameters
+    ----------
+    fields : mapping of str to str
+
+    Returns
+    -------
+    dict
+        Empty where there is none, or something else stands in its place.
+    """
+    tags = [value for key, value in fields.items() if key.startswith("Segment") and key.endswith("_Tags")]
+    found = re.findall(rf"{re.escape(PROVENANCE_KEY)}:([^|]*)", "|".join(tags))
+    for text in [fields.get(PROVENANCE_KEY, ""), *found]:
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(values, dict):
+            return values
+    return {}
 
 
 def _unnamed(label: int) -> Segment:

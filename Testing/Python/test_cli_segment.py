@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from model_tools import tiny_bundle
 
@@ -251,6 +252,17 @@ def test_info_lists_images_without_the_name_of_the_patient(tmp_path, capsys):
     out = capsys.readouterr().out
     assert json.loads(out)["images"][0]["shape"] == list(SHAPE)
     assert "Synthetic" not in out
+
+
+def test_what_a_model_made_is_never_exported_as_drawn_by_hand(tmp_path, model, capsys):
+    series = write_volume(ct(), tmp_path / "series")
+    for name in ("liver.seg.nrrd", "liver.nrrd"):
+        first, second = tmp_path / name, tmp_path / f"{name}.dcm"
+        assert main(["segment", str(series), "-m", str(model), "-o", str(first)]) == 0
+        assert main(["export", str(first), "-o", str(second), "--source", str(series)]) == 0
+        segment = pydicom.dcmread(second).SegmentSequence[0]
+        assert segment.SegmentAlgorithmType == "AUTOMATIC"
+        assert segment.SegmentAlgorithmName == "tiny"
 
 
 def test_export_keeps_the_chosen_label_only(tmp_path, capsys):
