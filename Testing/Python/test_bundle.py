@@ -12,7 +12,7 @@ import onnx
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_tools import (
     EVERYTHING,
@@ -138,6 +138,7 @@ def test_a_description_that_is_not_one_is_refused_with_one_sentence(folder, cont
 
 
 @given(position=st.integers(0, 1500), byte=st.integers(0, 255))
+@settings(deadline=None)
 def test_a_changed_byte_in_the_description_never_raises_anything_else(position, byte):
     text = bytearray(tiny_manifest(**EVERYTHING).to_json().encode())
     text[position % len(text)] = byte

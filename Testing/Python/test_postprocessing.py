@@ -29,7 +29,7 @@ def blobs(draw):
 
 
 @given(mask=st.one_of(masks, blobs()))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_pieces_found_slice_by_slice_are_those_of_scipy(mask):
     pieces = find_components(lambda k: mask[k] > 0, len(mask))
     ours = np.stack([pieces.members(k, plane > 0) for k, plane in enumerate(mask)])
@@ -46,7 +46,7 @@ def test_pieces_found_slice_by_slice_are_those_of_scipy(mask):
 
 
 @given(mask=blobs())
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_the_largest_piece_and_the_filled_holes_are_those_of_scipy(mask):
     pieces, count = ndimage.label(mask)
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
@@ -105,6 +105,7 @@ def test_an_empty_and_a_full_mask_stay_as_they_are():
 
 
 @given(mask=masks)
+@settings(deadline=None)
 def test_the_bounding_box_is_that_of_scipy(mask):
     box = bounding_box(mask)
     assert box == (ndimage.find_objects(mask)[0] if mask.any() else None)

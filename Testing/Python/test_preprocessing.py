@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from LiverMarginLib.preprocessing import fit_in_plane, resampling_weights, window_to_unit
@@ -57,6 +57,7 @@ def test_resampling_equals_torchs_antialiased_bilinear_interpolation(n_in, n_out
     shape=st.tuples(st.integers(1, 90), st.integers(1, 90)),
     spacing=st.tuples(st.floats(0.3, 3), st.floats(0.3, 3)),
 )
+@settings(deadline=None)
 def test_positions_in_millimetres_are_kept_in_both_directions(shape, spacing):
     network = (40, 56)
     fit = fit_in_plane(shape, spacing, network)
@@ -103,6 +104,7 @@ def test_several_slices_at_once_are_resampled_as_each_alone():
 
 
 @given(n_out=st.integers(1, 60), n_in=st.integers(1, 60), step=st.floats(0.05, 20))
+@settings(deadline=None)
 def test_weights_are_an_average_inside_the_line_and_nothing_outside(n_out, n_in, step):
     weights = resampling_weights(n_out, n_in, step)
     assert weights.min() >= 0
