@@ -160,6 +160,8 @@ class PhantomSource:
             pool.shutdown(cancel_futures=True)
 
     def _make(self, seed: int) -> None:
+        if self._is_there(seed):
+            return  # another process of a distributed training was faster
         anatomy = make_anatomy(seed, self._options)
         view = axial_view(anatomy.geometry)
         mask = view.to_view(liver_target(anatomy.labels()).array)
