@@ -1,4 +1,4 @@
-"""`livermargin models list|show|check`."""
+"""`livermargin models list|show|check|export`."""
 
 from __future__ import annotations
 
@@ -9,20 +9,29 @@ import json
 from LiverMarginLib.commands.terminal import Terminal
 from LiverMarginLib.errors import InputError
 
-ACTIONS = ("list", "show", "check")
+ACTIONS = ("list", "show", "check", "export")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("action", choices=ACTIONS, help="list all; show what one says about itself; verify and run one")
-    parser.add_argument("model", nargs="?", help="name or folder of a bundle, for show and check")
+    parser.add_argument(
+        "action",
+        choices=ACTIONS,
+        help="list all; show what one says about itself; verify and run one; write one with an ONNX graph",
+    )
+    parser.add_argument("model", nargs="?", help="name or folder of a bundle, for all actions but list")
+    parser.add_argument("-o", "--output", help="folder of the exported bundle")
+    parser.add_argument(
+        "--onnx", action="store_true", help="export: with the graph that ONNX Runtime runs without torch"
+    )
+    parser.add_argument("--half", action="store_true", help="export: store the weights in half precision")
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Do what the action says."""
     if options.action != "list" and options.model is None:
         raise InputError(f"Say which model to {options.action}; `livermargin models list` names them.")
-    return {"list": _list, "show": _show, "check": _check}[options.action](options, terminal)
+    return {"list": _list, "show": _show, "check": _check, "export": _export}[options.action](options, terminal)
 
 
 def _list(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -72,4 +81,18 @@ def _check(options: argparse.Namespace, terminal: Terminal) -> int:
     if report.largest_difference is not None:
         lines.append(f"largest difference between the two: {report.largest_difference:.2g}")
     terminal.result(dataclasses.asdict(report), lines)
+    return 0
+
+
+def _export(options: argparse.Namespace, terminal: Terminal) -> int:
+    from LiverMarginLib.models.bundle import save_bundle
+    from LiverMarginLib.models.store import find_bundle
+
+    if options.output is None:
+        raise InputError("Say where the exported model goes: --output FOLDER.")
+    bundle = find_bundle(options.model)
+    module = bundle.torch_module()
+    written = save_bundle(options.output, bundle.manifest, module=module, half=options.half, onnx=options.onnx)
+    files = sorted(path.name for path in written.folder.iterdir())
+    terminal.result({"folder": str(written.folder), "files": files}, [f"written: {written.folder / n}" for n in files])
     return 0

@@ -56,6 +56,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         threshold=options.threshold,
         largest_component=options.largest_component,
         fill_holes=options.fill_holes,
+        denoise=options.denoise,
         slices=tuple(options.slices) if options.slices else None,
         allow_mismatch=options.allow_mismatch,
     )

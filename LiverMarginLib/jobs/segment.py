@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import CancelToken, OnEvent, Progress
 from LiverMarginLib.jobs.base import Job
 from LiverMarginLib.volume import LabelMap, Modality, Volume
+
+if TYPE_CHECKING:
+    from LiverMarginLib.models.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class SegmentJob(Job):
         Keep one connected piece; None takes the bundle's default.
     fill_holes : str, optional
         "none", "slice" or "volume"; None takes the bundle's default.
+    denoise : str, optional
+        Name or folder of a denoising bundle that the image goes through first; the image itself is not changed.
     slices : tuple of int, optional
         First and last axial slice, counted from 0 at the inferior end.
     allow_mismatch : bool
@@ -64,6 +69,7 @@ class SegmentJob(Job):
     threshold: float | None = None
     largest_component: bool | None = None
     fill_holes: str | None = None
+    denoise: str | None = None
     slices: tuple[int, int] | None = None
     allow_mismatch: bool = False
 
@@ -78,6 +84,7 @@ class SegmentJob(Job):
 
         # What can be refused is refused before the minutes of work, not after.
         bundle = find_bundle(self.model)
+        denoising = None if self.denoise is None else find_bundle(self.denoise)
         for output in self.outputs:
             check_output(output, source=Path(self.input))
         started = time.perf_counter()
@@ -101,7 +108,11 @@ class SegmentJob(Job):
             slice_range=None if self.slices is None else (self.slices[0], self.slices[1] + 1),
             allow_mismatch=self.allow_mismatch,
         )
-        labels = segment_volume(volume, bundle, segmenter, options, on_event, cancel)
+        seen = volume if denoising is None else self._denoised(volume, denoising, on_event, cancel)
+        labels = segment_volume(seen, bundle, segmenter, options, on_event, cancel)
+        if denoising is not None:
+            used = {"name": denoising.manifest.name, "version": denoising.manifest.version}
+            labels = replace(labels, provenance={**labels.provenance, "denoised_by": used})
         segment_seconds = time.perf_counter() - started - read_seconds
         written: list[str] = []
         for number, output in enumerate(self.outputs):
@@ -116,6 +127,16 @@ class SegmentJob(Job):
             **measurements(volume, labels),
             "seconds": {"read": round(read_seconds, 2), "segment": round(segment_seconds, 2)},
         }
+
+    def _denoised(self, volume: Volume, bundle: Bundle, on_event: OnEvent, cancel: CancelToken) -> Volume:
+        from LiverMarginLib.inference.denoising import denoise_volume, load_denoiser
+
+        denoiser = load_denoiser(bundle, device=self.device, runtime=self.runtime, threads=self.threads)
+        if denoiser.scale != 1:
+            raise InputError(
+                f"The model {bundle.manifest.name} also changes the resolution; choose one of scale 1 to segment with."
+            )
+        return denoise_volume(volume, denoiser, on_event, cancel, allow_mismatch=self.allow_mismatch)
 
 
 def measurements(volume: Volume, labels: LabelMap) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.models.architectures import Architecture, find_architecture, resolve
 from LiverMarginLib.models.bundle import Bundle, save_bundle
-from LiverMarginLib.models.manifest import Manifest, Task, Window
+from LiverMarginLib.models.manifest import FillHoles, Manifest, Postprocessing, Task, Window
 from LiverMarginLib.terminology import LIVER
 from LiverMarginLib.training.config import TrainConfig
 from LiverMarginLib.volume import Modality
@@ -92,6 +92,8 @@ def bundle_from_training(
         task=Task.DENOISING if denoising else Task.SEGMENTATION,
         input_size=(side, side),
         thresholds=dict(result.thresholds),
+        # The liver is one piece, and slice-wise networks find others now and then.
+        postprocessing=Postprocessing() if denoising else Postprocessing(True, FillHoles.SLICE),
         training={
             "epochs": result.epochs,
             "steps": result.steps,

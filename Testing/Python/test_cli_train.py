@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from LiverMarginLib.cli import main
-from LiverMarginLib.io.readers import read_volume
+from LiverMarginLib.io.readers import read_labels, read_volume
 from LiverMarginLib.io.volume_writers import write_volume
 from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.phantom import PhantomOptions, liver_target, make_phantom
@@ -73,23 +73,28 @@ def test_a_training_on_a_folder_of_volumes_keeps_patients_apart(tmp_path, capsys
     assert len(json.loads(capsys.readouterr().out)["patients"]) == 1
 
 
-def test_dncnn_sr_is_trained_and_denoises_into_a_new_file(tmp_path, capsys):
-    cache = tmp_path / "cache"
+@pytest.fixture(scope="module")
+def denoiser(trained) -> Path:
+    cache = trained / "cache"
     words = ["train", "dncnn-sr", "--phantoms", "1", "--validation-phantoms", "1", *SMALL, "--cache", str(cache)]
     words += ["--set", "size=32", "--set", "batch=2", "--set", "steps_per_epoch=2", "--set", "workers=0"]
-    words += ["--set", "model_options.width=4", "--epochs", "1", "--device", "cpu", "--out", str(tmp_path / "denoiser")]
+    words += ["--set", "model_options.width=4", "--epochs", "1", "--device", "cpu", "--out", str(trained / "denoiser")]
     assert main(words) == 0
+    return trained / "denoiser"
+
+
+def test_dncnn_sr_denoises_into_a_new_file(denoiser, tmp_path, capsys):
     phantom = make_phantom(3, PhantomOptions(shape=(4, 64, 64), spacing=(30.0, 6.0, 6.0)))
     ct = write_volume(phantom.volume, tmp_path / "ct.nii.gz")
     before = ct.read_bytes()
     out, figure = tmp_path / "denoised.nii.gz", tmp_path / "figure.png"
-    words = ["denoise", str(ct), "-m", str(tmp_path / "denoiser"), "-o", str(out), "--figure", str(figure)]
+    words = ["denoise", str(ct), "-m", str(denoiser), "-o", str(out), "--figure", str(figure)]
     assert main(words) == 0
     assert ct.read_bytes() == before
     assert read_volume(out).geometry.agrees_with(phantom.volume.geometry, 1e-3)
     assert figure.read_bytes()[:4] == b"\x89PNG"
     capsys.readouterr()
-    assert main(["denoise", str(ct), "-m", str(tmp_path / "denoiser"), "-o", str(ct)]) == 2
+    assert main(["denoise", str(ct), "-m", str(denoiser), "-o", str(ct)]) == 2
     assert "not overwritten" in capsys.readouterr().err
 
 
@@ -116,3 +121,27 @@ def test_the_model_of_another_kind_is_refused(trained, tmp_path, capsys):
     ct = write_volume(phantom.volume, tmp_path / "ct.nii.gz")
     assert main(["denoise", str(ct), "-m", str(trained / "unet-tiny"), "-o", str(tmp_path / "d.nii.gz")]) == 2
     assert "denois" in capsys.readouterr().err
+
+
+def test_denoising_before_segmenting_is_noted_and_changes_no_image(trained, denoiser, tmp_path, capsys):
+    phantom = make_phantom(3, PhantomOptions(shape=(4, 64, 64), spacing=(30.0, 6.0, 6.0)))
+    ct = write_volume(phantom.volume, tmp_path / "ct.nii.gz")
+    before = ct.read_bytes()
+    out = tmp_path / "liver.seg.nrrd"
+    words = ["segment", str(ct), "-m", str(trained / "unet-tiny"), "-o", str(out), "--denoise", str(denoiser)]
+    assert main(words) == 0
+    assert ct.read_bytes() == before
+    assert read_labels(out).provenance["denoised_by"]["name"] == "denoiser"
+    capsys.readouterr()
+    assert main([*words[:-1], str(trained / "unet-tiny")]) == 2
+    assert "denois" in capsys.readouterr().err
+
+
+def test_a_bundle_is_exported_with_an_onnx_graph_that_gives_the_same(trained, tmp_path, capsys):
+    out = tmp_path / "exported"
+    assert main(["models", "export", str(trained / "unet-tiny"), "-o", str(out), "--onnx"]) == 0
+    assert Bundle.load(out).has("model.onnx")
+    capsys.readouterr()
+    assert main(["models", "check", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["largest_difference"] < 1e-4
+    assert main(["models", "export", str(trained / "unet-tiny")]) == 2
