@@ -16,6 +16,8 @@ from LiverMarginLib.training.config import TrainConfig
 from LiverMarginLib.volume import Modality
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from LiverMarginLib.models.maskrcnn_spec import MaskRCNNSpec
     from LiverMarginLib.training.trainer import TrainResult
 
@@ -105,6 +107,7 @@ def bundle_from_training(
             "deterministic": config.deterministic,
             "weights_hash": result.weights_sha256,
             "validation": {key: round(value, 5) for key, value in result.scores.items() if value == value},
+            **(_measure_denoiser(architecture, parameters, weights) if denoising else {}),
             **(notes or {}),
         },
         licence=licence,
@@ -124,3 +127,13 @@ def _defaults(architecture: Architecture) -> dict[str, Any]:
     assert architecture.module is not None
     parameters = inspect.signature(resolve(architecture.module)).parameters.values()
     return {item.name: item.default for item in parameters if item.default is not inspect.Parameter.empty}
+
+
+def _measure_denoiser(
+    architecture: Architecture, parameters: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> dict[str, float]:
+    from LiverMarginLib.training.restoration import constant_image_error
+
+    module = architecture.build(parameters)
+    module.load_state_dict(weights)
+    return {"largest_change_of_a_constant_image": round(constant_image_error(module), 5)}

@@ -26,6 +26,23 @@ _SMALLEST = 16  # one 11 x 11 SSIM window, and two halvings
 _TRIES = 4
 
 
+@torch.no_grad()
+def constant_image_error(model: nn.Module, side: int = 128) -> float:
+    """Return by how much a noise-free image of one grey value changes at most, in units of the window.
+
+    Parameters
+    ----------
+    model : Module
+        DnCNN-SR on the CPU; put into evaluation mode.
+    side : int
+        Of the images.
+    """
+    model.eval()
+    levels = torch.linspace(0, 1, 11).view(-1, 1, 1, 1)
+    restored = torch.cat([model(level.expand(1, 1, side, side)) for level in levels[:, None]])
+    return float((restored.clamp(0, 1) - levels).abs().max())
+
+
 class RestorationTask(Task):
     """DnCNN-SR's task: patches for training, whole slices for validation; masks are not used.
 
