@@ -55,7 +55,7 @@ def network() -> MaskRCNN:
 @pytest.fixture(scope="module")
 def bundle(network, tmp_path_factory) -> Bundle:
     folder = tmp_path_factory.mktemp("bundles") / "ellipses"
-    return save_mask_rcnn(folder, manifest(), network.spec, network.state_dict())
+    return save_mask_rcnn(folder, manifest(), network.spec, network.state_dict(), half=True)
 
 
 def open_session(content: bytes) -> onnxruntime.InferenceSession:
