@@ -6,6 +6,7 @@ skipped and say what it is.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -21,12 +22,14 @@ def main() -> int:
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
         ["mypy"],
-        ["pytest", *selection, *arguments],
+        # One process for each core; libraries that bring threads of their own would only get in each other's way.
+        ["pytest", "-n", "logical", *selection, *arguments],
     ]
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
     codes = []
     for step in steps:
         print("$", " ".join(step), flush=True)
-        codes.append(subprocess.call([sys.executable, "-m", *step], cwd=_environment.REPOSITORY))
+        codes.append(subprocess.call([sys.executable, "-m", *step], cwd=_environment.REPOSITORY, env=environment))
     return next((code for code in codes if code), 0)
 
 
