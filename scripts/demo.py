@@ -14,6 +14,7 @@ from pathlib import Path
 
 import _environment
 
+REAL_CASE = "ct_portal_slab"
 FORMATS = ("seg.nrrd", "nii.gz", "nrrd", "dcm", "stl")
 
 
@@ -32,7 +33,7 @@ def arguments() -> argparse.Namespace:
 def real_case() -> dict[str, object] | None:
     """Return the real CT with a liver label, where the development data lie beside the source tree."""
     candidates = [os.environ.get("LIVERMARGIN_DATA"), _environment.REPOSITORY.parent / "shared" / "data"]
-    for folder in [Path(candidate) / "ct_portal_slab" for candidate in candidates if candidate]:
+    for folder in [Path(candidate) / REAL_CASE for candidate in candidates if candidate]:
         if (folder / "dicom").is_dir():
             return {
                 "name": "ct_portal_slab",
@@ -104,6 +105,7 @@ def run_case(case: dict[str, object], options: argparse.Namespace, terminal: obj
 
 def main() -> int:
     """Run every case and print the table."""
+    from LiverMarginLib.commands.compare import SHOWN
     from LiverMarginLib.commands.terminal import Terminal
     from LiverMarginLib.errors import LiverMarginError
 
@@ -116,11 +118,21 @@ def main() -> int:
         terminal.close()
         print(f"demo: {error.message}", file=sys.stderr)
         return error.exit_code
-    names = [name for name in rows[0] if name != "folder"]
-    terminal.table("Result", names, [[row.get(name) for name in names] for row in rows])
-    print("The reference of ct_portal_slab is another model's output, not a manual drawing." if len(rows) > 1 else "")
+    shown = {"volume_ml": "segmented (ml)", **SHOWN, "seconds": "time (s)"}
+    shown.pop("prediction_ml")
+    terminal.table(
+        f"{options.model} against the reference",
+        ("", *(row["case"] for row in rows)),
+        [
+            (title, *(row.get(key) for row in rows))
+            for key, title in shown.items()
+            if any(row.get(key) is not None for row in rows)
+        ],
+    )
     for row in rows:
-        print(f"{row['case']}: {row['folder']}")
+        terminal.note(f"{row['case']}: {row['folder']}")
+    if any(row["case"] == REAL_CASE for row in rows):
+        terminal.note(f"The reference of {REAL_CASE} is the output of another model (TotalSegmentator), not a drawing.")
     return 0
 
 
