@@ -65,7 +65,6 @@ def cases(options: argparse.Namespace, terminal: object) -> list[dict[str, objec
 def run_case(case: dict[str, object], options: argparse.Namespace, terminal: object) -> dict[str, object]:
     """Segment, export and compare one case."""
     from LiverMarginLib.jobs.compare import CompareJob
-
     from LiverMarginLib.jobs.segment import SegmentJob
 
     folder = options.output / str(case["name"])
