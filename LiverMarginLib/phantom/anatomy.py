@@ -28,6 +28,7 @@ from LiverMarginLib.volume import Geometry, LabelMap
 
 _SLAB_VOXELS = 6_000_000
 _NOISE_SIZES = (60, 30, 14)
+_REACH = (400.0, 280.0, 280.0)  # mm from the grid's centre (z, y, x) within which shapes are uneven
 _PROBE = 8.0  # mm; grid of the first look at a patient
 
 
@@ -110,19 +111,19 @@ def make_anatomy(seed: int, options: PhantomOptions) -> Anatomy:
         Pancreas.draw(rng),
     ]
     rest += [*draw_colon(rng, front), *draw_small_bowel(rng, front), _Mesentery(draw_mesentery(rng))]
+    ascites = _Ascites(float(rng.uniform(6, 30)))
     if findings["ascites"]:
-        rest.append(_Ascites(float(rng.uniform(6, 30))))
+        rest.append(ascites)
 
     placement, noise = _place(rng, options, findings["situs_inversus"])
     probe, palette = _probe(options, placement, noise), Palette()
     for part in parts:
         part.paint(probe)
-    lesions = draw_lesions(rng, options.lesions, _depths_of_liver(probe, np.random.default_rng([seed, 2])))
     extent = _extent(probe)
-    if findings["arms_down"]:
-        rest.append(ArmsDown.draw(rng, extent["half_width"]))
-    if findings["table"]:
-        rest.append(Table.draw(rng, extent["back"], extent["middle"]))
+    arms = ArmsDown.draw(rng, extent["half_width"])
+    table = Table.draw(rng, extent["back"], extent["middle"])
+    rest += [part for part, name in ((arms, "arms_down"), (table, "table")) if findings[name]]
+    lesions = draw_lesions(rng, options.lesions, _places_in_liver(probe))
     everything = [*parts, *lesions, *rest]
 
     axes = _axes(options.shape, options.spacing)
@@ -144,7 +145,7 @@ def make_anatomy(seed: int, options: PhantomOptions) -> Anatomy:
         "findings": findings,
         "lesions": len(lesions),
         "fat_mm": round(torso.fat, 1),
-        "liver_scale": round(shape.scale, 3),
+        "liver_scale": round(shape.relative_size, 3),
     }
     geometry = Geometry(options.shape, _ijk_to_ras(options))
     return Anatomy(first, second, share, tuple(palette.materials), geometry, int(seed), description)
@@ -240,9 +241,8 @@ def _place(
         # The liver spans about -95 to 95 mm; a thin volume lies anywhere within it, a thick one about it.
         height = jitter * (12 + max(0.0, (170 - extent) / 2))
     origin = np.array([rng.normal(0, 6), 14 + rng.normal(0, 8), height])
-    half = [n * s / 2 + 40 for n, s in zip(options.shape, options.spacing, strict=True)]
-    half[0] = max(half[0], 220)
-    low, high = (-half[0], -half[1], -half[2]), (half[0], half[1], half[2])
+    # The fields' extent does not follow the grid's: one seed is one patient at every resolution.
+    low, high = (-_REACH[0], -_REACH[1], -_REACH[2]), _REACH
     warp = tuple(SplineField.draw(rng, low, high, 75.0) for _ in range(3))
     noise = {size: SplineField.draw(rng, low, high, float(size)) for size in _NOISE_SIZES}
     return Placement(matrix, origin, warp, np.array([3.5, 3.5, 4.0])), noise  # type: ignore[arg-type]
@@ -257,13 +257,12 @@ def _probe(options: PhantomOptions, placement: Placement, noise: dict[int, Splin
     return Canvas(axes, placement, noise, Palette(), detail=False)  # type: ignore[arg-type]
 
 
-def _depths_of_liver(probe: Canvas, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Standard positions inside the liver of a probe, at least 4 mm deep, in random order."""
+def _places_in_liver(probe: Canvas) -> npt.NDArray[np.float64]:
+    """Standard positions inside the liver of a probe, at least 4 mm deep, shape (n, 3)."""
     if "liver" not in probe.fields:
         return np.zeros((0, 3))
     where = probe.fields["liver"] < -4
-    places = np.stack([probe.x[where], probe.y[where], probe.z[where]], axis=1).astype(np.float64)
-    return np.asarray(rng.permutation(places))
+    return np.stack([probe.x[where], probe.y[where], probe.z[where]], axis=1).astype(np.float64)
 
 
 def _extent(probe: Canvas) -> dict[str, float]:

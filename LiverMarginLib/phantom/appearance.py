@@ -79,7 +79,6 @@ _LOOKS: dict[Tissue, _Look] = {
     Tissue.HEART_RIGHT: _Look(42, 230, 146, 112, 12, 0, 3, 6),
     Tissue.LUNG_VESSEL: _Look(40, 180, 140, 100, 10, 0, 2, 2),
     Tissue.CALCIUM: _flat(560, 150, 0, 30, 20),
-    Tissue.METAL: _flat(2500, 300, 0, 0, 0),
     Tissue.ASCITES: _flat(9, 6, 0, 2, 2),
     Tissue.EFFUSION: _flat(10, 7, 0, 2, 2),
     Tissue.LESION_DARK: _Look(38, 48, 66, 62, 7, 9, 4, 6),
@@ -93,7 +92,7 @@ _LOOKS: dict[Tissue, _Look] = {
 # Tissues that keep their intensity when contrast is drawn at random: gas and bone frame every CT.
 _FIXED = {
     *(Tissue.AIR, Tissue.LUNG, Tissue.GAS, Tissue.TABLE_SHELL, Tissue.TABLE_CORE),
-    *(Tissue.CORTICAL_BONE, Tissue.TRABECULAR_BONE, Tissue.RIB_MARROW, Tissue.CALCIUM, Tissue.METAL),
+    *(Tissue.CORTICAL_BONE, Tissue.TRABECULAR_BONE, Tissue.RIB_MARROW, Tissue.CALCIUM),
 }
 
 

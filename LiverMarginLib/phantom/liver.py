@@ -12,10 +12,12 @@ from LiverMarginLib.phantom.organs import Organ
 from LiverMarginLib.phantom.tissues import Tissue
 from LiverMarginLib.phantom.tubes import Tube, grow_tree, paint_tubes
 
+_AVERAGE = 0.88  # size of an average liver in terms of the lengths below
+
 
 @dataclass(frozen=True)
 class LiverShape:
-    """Parameters of one liver; lengths in mm, `scale` and the lobes' factors relative to an average one.
+    """Parameters of one liver: lengths in mm, and factors of the lobes.
 
     The visceral surface is a plane that rises by `tilt` degrees from the right lower tip to the hilum, moved by `lift`
     and turned by `turn`; the left lobe is a flattened ellipsoid cut by a plane that faces the stomach at `facing`
@@ -59,13 +61,16 @@ class LiverShape:
         ascites: bool,
     ) -> LiverShape:
         """Draw a liver with the given variants."""
-        size = float(np.clip(rng.normal(0.88, 0.07), 0.7, 1.1))
+        size = float(np.clip(rng.normal(_AVERAGE, 0.07), 0.7, 1.1))
+        # Drawn whether needed or not, so that a finding changes nothing else about the patient.
+        tongue, nodules, gap = rng.uniform(50, 105), rng.uniform(1.2, 2.8), rng.uniform(0, 1)
+        reach, side = rng.uniform(0, 1), "right" if rng.random() < 0.6 else "left"
         shrink = 0.9 if cirrhosis else 1.0
         return cls(
-            scale=size if scale is None else scale,
+            scale=size if scale is None else _AVERAGE * scale,
             right=float(rng.uniform(0.74, 1.06)) * shrink,
             left=float(rng.uniform(0.8, 1.2)) * (1.12 if cirrhosis else 1.0),
-            left_reach=float(rng.uniform(105, 135) if wraps else rng.uniform(60, 118)),
+            left_reach=float(105 + 30 * reach if wraps else 60 + 58 * reach),
             left_drop=float(rng.uniform(-32, 26)),
             left_thick=float(rng.uniform(32, 52)),
             caudate=float(rng.uniform(0.8, 1.2)) * (1.3 if cirrhosis else 1.0),
@@ -77,15 +82,20 @@ class LiverShape:
             facing=float(rng.uniform(38, 62)),
             hollow=float(rng.uniform(-0.001, 0.004)),
             slant=float(rng.uniform(-0.15, 0.45)),
-            tongue=float(rng.uniform(50, 105) if riedel else 0.0),
-            nodules=float(rng.uniform(1.2, 2.8) if cirrhosis else 0.25),
-            wall_gap=float(rng.uniform(6, 20) if ascites else rng.uniform(0.8, 2.5)),
+            tongue=float(tongue) if riedel else 0.0,
+            nodules=float(nodules) if cirrhosis else 0.25,
+            wall_gap=float(6 + 14 * gap if ascites else 0.8 + 1.7 * gap),
             waviness=float(rng.uniform(2.5, 6.0)),
-            cut=str(rng.choice(["right", "left"], p=[0.6, 0.4])) if resected else "",
+            cut=side if resected else "",
             cut_at=float(rng.uniform(0, 35)),
             collection=bool(rng.random() < 0.7),
             wraps=wraps,
         )
+
+    @property
+    def relative_size(self) -> float:
+        """Size relative to an average liver, as the options count it."""
+        return self.scale / _AVERAGE
 
 
 @dataclass(frozen=True)
@@ -113,12 +123,9 @@ class Liver:
             middle = (neck + fundus) / 2 + rng.normal(0, 5, 3)
             gallbladder = Tube.through([neck, middle, fundus], [width * 0.4, width * 0.85, width])
             if rng.random() < 0.15:
+                bed = gallbladder.points[-2] + np.array([0, 0.4 * width, 0])  # stones sink to the back
                 stones = tuple(
-                    (
-                        *(gallbladder.points[-2] + rng.normal(0, width * 0.35, 3) + (0, width * 0.4, 0)),
-                        rng.uniform(2, 6),
-                    )
-                    for _ in range(rng.integers(1, 5))
+                    (*(bed + rng.normal(0, width * 0.35, 3)), rng.uniform(2, 6)) for _ in range(rng.integers(1, 5))
                 )
         portal, trunk = _draw_portal(rng, s)
         return cls(shape, gallbladder, stones, trunk, portal, _draw_veins(rng, s), dome)

@@ -50,7 +50,6 @@ class Tissue(StrEnum):
     HEART_RIGHT = "right heart blood"
     LUNG_VESSEL = "lung vessel"
     CALCIUM = "calcium"
-    METAL = "metal"
     ASCITES = "ascites"
     EFFUSION = "effusion"
     LESION_DARK = "dark lesion"

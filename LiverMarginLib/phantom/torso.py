@@ -39,8 +39,8 @@ class Torso:
         Muscle thickness relative to an average adult.
     roundness : float
         Exponent of the cavity's superellipse.
-    depth : float
-        Front to back relative to the average.
+    depth, width : float
+        Size of the cavity front to back and side to side, relative to the average.
     dome_right, dome_left, dome_middle : float
         Height of the diaphragm in mm.
     fall : float
@@ -77,6 +77,8 @@ class Torso:
         drawn = float(np.exp(rng.normal(np.log(14), 0.6)))
         thickness = float(np.clip(drawn if fat is None else fat, 1.5, 80))
         dome = rng.normal(95, 9)
+        # Drawn whether needed or not, so that a finding changes nothing else about the patient.
+        fluid, breast, female = rng.uniform(8, 45), rng.uniform(12, 40), rng.random() < 0.45
         return cls(
             fat=thickness,
             belly=float(np.clip(rng.normal(-3 + 0.8 * thickness, 12), -20, 60)),
@@ -88,8 +90,8 @@ class Torso:
             dome_left=float(dome - rng.uniform(2, 22)),
             dome_middle=float(dome - rng.uniform(14, 30)),
             fall=float(rng.uniform(85, 135)),
-            effusion=float(rng.uniform(8, 45)) if effusion else 0.0,
-            breast=float(rng.uniform(12, 40)) if rng.random() < 0.45 else 0.0,
+            effusion=float(fluid) if effusion else 0.0,
+            breast=float(breast) if female else 0.0,
             fat_front=float(rng.uniform(0.6, 1.7)),
             fat_back=float(rng.uniform(0.5, 1.3)),
             marbling=float(rng.uniform(0.0, 1.1)),
@@ -100,7 +102,13 @@ class Torso:
         return np.interp(z, (-260, -190, -110, -20, 60, 140, 240), (66, 52, 47, 55, 62, 66, 60)).astype(np.float32)
 
     def measure(self, canvas: Canvas) -> None:
-        """Compute the fields that other organs follow: ``cavity``, ``muscle``, ``body``, ``dome``, ``front``."""
+        """Compute the fields that other organs follow.
+
+        ``ellipse`` is the distance to the smooth inner outline of the trunk, ``cavity`` the same with the spine and its
+        muscles cut out, ``muscle`` and ``body`` the outer surfaces of muscle and skin, ``dome`` the height in mm above
+        the diaphragm. ``cosine`` (-1 in front, 1 behind), ``abdomen`` (1 below the ribs) and ``thickness`` of the
+        muscle describe the wall.
+        """
         x, y, z = canvas.x, canvas.y, canvas.z
         level = z.mean(axis=(1, 2), keepdims=True)
         a = np.interp(level, _LEVELS, _HALF_WIDTH).astype(np.float32) * np.float32(self.width)
@@ -128,9 +136,8 @@ class Torso:
         thickness = 11 + 3.0 * cosine + 7 * abdomen * side
         thickness += (1 - abdomen) * 7 * np.exp(-(((cosine - 0.35) / 0.4) ** 2)).astype(np.float32)
         chest = _step((z - 105) / 50)
-        thickness += chest * (
-            9 * np.exp(-(((np.abs(x) - 75) / 45) ** 2)) * (y < 0) + 8 * np.exp(-(((cosine - 0.6) / 0.3) ** 2))
-        )
+        pectoral = 9 * np.exp(-(((np.abs(x) - 75) / 45) ** 2)) * (y < 0)
+        thickness += chest * (pectoral + 8 * np.exp(-(((cosine - 0.6) / 0.3) ** 2)))
         gluteal = _step((-170 - z) / 70) * np.exp(-(((cosine - 0.75) / 0.35) ** 2))
         thickness += 34 * gluteal + 1.3 * canvas.noise(30)
         thickness *= np.float32(self.wall)
@@ -238,19 +245,16 @@ class Torso:
         dome, cavity = canvas.fields["dome"], canvas.fields["cavity"]
         box = canvas.box((-170, -130, -80), (170, 130, 400), pad=12)
         if box is None:
-            canvas.fields["lung"] = np.full(canvas.shape, 60, dtype=np.float32)
             return
-        lung = np.full(canvas.shape, 60, dtype=np.float32)
-        lung[box] = smooth_max(cavity[box] + 1.5, -dome[box], 6)
-        canvas.fields["lung"] = lung
-        canvas.paint(muscle, lung[box] - 2.2, box, over=(Organ.VISCERAL_FAT,), solid=False)
+        lung = smooth_max(cavity[box] + 1.5, -dome[box], 6)
+        canvas.paint(muscle, lung - 2.2, box, over=(Organ.VISCERAL_FAT,), solid=False)
         over = (Organ.VISCERAL_FAT, Organ.MUSCLE)
         for organ, side in ((Organ.RIGHT_LUNG, 1.0), (Organ.LEFT_LUNG, -1.0)):
-            half = np.maximum(lung[box], np.float32(side) * canvas.x[box])
+            half = np.maximum(lung, np.float32(side) * canvas.x[box])
             canvas.paint(canvas.palette.add(Tissue.LUNG, organ), half, box, over=over, solid=False)
         if self.effusion:
             level = 98 - self.effusion - canvas.y[box]  # fluid lies at the back of a supine patient
-            fluid = np.maximum(lung[box], level.astype(np.float32))
+            fluid = np.maximum(lung, level.astype(np.float32))
             lungs = (Organ.RIGHT_LUNG, Organ.LEFT_LUNG)
             canvas.paint(canvas.palette.add(Tissue.EFFUSION, Organ.PLEURAL_EFFUSION), fluid, box, lungs, solid=False)
 

@@ -69,7 +69,7 @@ class Kidney:
     def draw(cls, rng: np.random.Generator, side: float) -> Kidney:
         """Draw the right (`side` -1) or left (+1) kidney."""
         centre = np.array([side * 62, 58, -52 if side < 0 else -38]) + rng.normal(0, (5, 3, 10))
-        size = rng.uniform(0.85, 1.12)
+        size = rng.uniform(0.88, 1.14)
         radii = np.array([30, 27, 56]) * size * rng.uniform(0.92, 1.08, 3)
         cyst = None
         if rng.random() < 0.2:
@@ -150,11 +150,11 @@ class Spleen:
     def draw(cls, rng: np.random.Generator, big: bool) -> Spleen:
         """Draw a spleen; `big` for splenomegaly."""
         size = rng.uniform(1.2, 1.5) if big else rng.uniform(0.85, 1.2)
-        centre = np.array([92, 46, 36]) + rng.normal(0, (4, 6, 10))
+        centre = np.array([92, 46, 36]) + rng.normal(0, (4, 5, 8))
         return cls(
             centre=tuple(centre),
             radii=tuple(np.array([52, 55, 58]) * size * rng.uniform(0.9, 1.1, 3)),
-            hollow=tuple(centre + np.array([-58, -34, 2]) + rng.normal(0, 7, 3)),
+            hollow=tuple(centre + np.array([-66, -36, 2]) + rng.normal(0, 5, 3)),
         )
 
     def paint(self, canvas: Canvas) -> None:
