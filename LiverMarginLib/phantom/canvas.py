@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from LiverMarginLib.phantom.fields import FloatArray, smooth_max
 from LiverMarginLib.phantom.organs import Organ
-from LiverMarginLib.phantom.splines import SplineField
+from LiverMarginLib.phantom.splines import SplineField, sample_at
 from LiverMarginLib.phantom.tissues import Tissue
 
 Box = tuple[slice, slice, slice]
@@ -83,7 +83,7 @@ class Placement:
         inverse = np.linalg.inv(self.matrix)
         grid = target @ inverse.T
         for _ in range(2):
-            shift = np.stack([w.at(grid) for w in self.warp], axis=1) * self.amplitude
+            shift = sample_at(self.warp, grid) * self.amplitude
             grid = (target - shift) @ inverse.T
         return grid
 

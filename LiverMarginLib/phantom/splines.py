@@ -6,6 +6,7 @@ resolution, shows the same patient. Sampling is three small matrix products.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,15 +63,28 @@ class SplineField:
         c = np.matmul(wy, c)
         return np.ascontiguousarray(np.matmul(c, wx.T), dtype=np.float32)
 
-    def at(self, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Values at single points, shape (n, 3) in (x, y, z) order."""
-        index, weight = [], []
-        for axis, low, count in zip((2, 1, 0), self.low, self.coefficients.shape, strict=True):
-            t = np.clip((points[:, axis] - low) / self.step, 1, count - 2.001)
-            first = np.floor(t).astype(np.intp) - 1
-            nodes = first[:, None] + np.arange(4)
-            index.append(np.clip(nodes, 0, count - 1))
-            weight.append(_kernel(np.abs(t[:, None] - nodes)))
-        values = self.coefficients[index[0][:, :, None, None], index[1][:, None, :, None], index[2][:, None, None, :]]
-        product = weight[0][:, :, None, None] * weight[1][:, None, :, None] * weight[2][:, None, None, :]
-        return np.asarray((values * product).sum(axis=(1, 2, 3)), dtype=np.float64)
+
+def sample_at(fields: Sequence[SplineField], points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Values of fields that share one lattice at single points.
+
+    Parameters
+    ----------
+    fields : sequence of SplineField
+        All with the same `low`, `step` and number of coefficients.
+    points : ndarray, shape (n, 3)
+        Positions in mm, (x, y, z).
+
+    Returns
+    -------
+    ndarray of float64, shape (n, len(fields))
+    """
+    first = fields[0]
+    index, weight = [], []
+    for axis, low, count in zip((2, 1, 0), first.low, first.coefficients.shape, strict=True):
+        t = np.clip((points[:, axis] - low) / first.step, 1, count - 2.001)
+        nodes = (np.floor(t).astype(np.intp) - 1)[:, None] + np.arange(4)
+        index.append(np.clip(nodes, 0, count - 1))
+        weight.append(_kernel(np.abs(t[:, None] - nodes)))
+    where = (index[0][:, :, None, None], index[1][:, None, :, None], index[2][:, None, None, :])
+    product = weight[0][:, :, None, None] * weight[1][:, None, :, None] * weight[2][:, None, None, :]
+    return np.stack([(field.coefficients[where] * product).sum(axis=(1, 2, 3)) for field in fields], axis=1)

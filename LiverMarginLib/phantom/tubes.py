@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,22 +41,17 @@ class Tube:
         curve = CubicSpline(length, p)(t) if len(p) > 2 else np.stack([np.interp(t, length, c) for c in p.T], axis=1)
         return cls(curve, np.interp(t, length, r))
 
-    def bounds(self, pad: float = 0.0) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Lowest and highest (x, y, z) that the tube reaches, with `pad` mm around it."""
-        reach = self.radii[:, None] + pad
-        return (self.points - reach).min(axis=0), (self.points + reach).max(axis=0)
-
     def field(self, canvas: Canvas, pad: float = 8.0, blend: float = 0.0) -> tuple[Box, FloatArray] | None:
         """Distance to the whole tube on its bounding box (large away from it), or None outside the slab.
 
         `blend` mm fill the creases between neighbouring segments of uneven radius.
         """
-        box = canvas.box(*self.bounds(), pad=pad)
+        grid = canvas.placement.to_grid(self.points)
+        box = canvas.box_of_grid(grid, float(self.radii.max()) * 1.3 + pad)
         if box is None:
             return None
         x, y, z = canvas.at(box)
         distance = np.full(x.shape, 2 * pad, dtype=np.float32)
-        grid = canvas.placement.to_grid(self.points)
         for n in range(len(self.points) - 1):
             reach = float(max(self.radii[n], self.radii[n + 1])) * 1.3 + pad
             part = canvas.box_of_grid(grid[n : n + 2], reach)
@@ -149,7 +145,8 @@ def grow_tree(
             radii.append(radii[-1] * 0.97)
         tubes.append(Tube(np.array(points), np.array(radii)))
         flow = rng.uniform(0.25, 0.65)
-        side = _unit(np.cross(heading, rng.normal(size=3)))
+        side = rng.normal(size=3)
+        side = _unit(side - (side @ heading) * heading)  # square to the heading
         angle = rng.uniform(0.35, 0.8)
         for fraction, sign in ((flow, 1.0), (1 - flow, -1.0)):
             child = radii[-1] * fraction ** (1 / 3)
@@ -160,4 +157,4 @@ def grow_tree(
 
 
 def _unit(vector: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-9))
+    return np.asarray(vector / max(math.sqrt(vector @ vector), 1e-9))
