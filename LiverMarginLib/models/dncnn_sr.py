@@ -73,12 +73,10 @@ class DnCNNSR(nn.Module):
     def residual(self, x: Tensor) -> Tensor:
         """Compute what is added to the input: minus the noise, plus the detail; shapes as in `forward`."""
         height, width = x.shape[-2:]
-        # The zeros around an image disturb its border most. In use it is continued; a training patch, which costs more
-        # with every pixel around it, is not.
-        margin = 0 if self.training else _MARGIN
-        x = functional.pad(
-            x, (margin, margin + -width % _MULTIPLE, margin, margin + -height % _MULTIPLE), mode="replicate"
-        )
+        # The convolutions' zeros around an image disturb its border most, so it is continued first; in training too,
+        # because a network that learnt with the zeros nearby does not do well without them.
+        right, bottom = (_MARGIN + -n % _MULTIPLE for n in (width, height))
+        x = functional.pad(x, (_MARGIN, right, _MARGIN, bottom), mode="replicate")
         full = self.head(x)
         half = self.down1(full)
         quarter = self.down2(half)
@@ -87,7 +85,7 @@ class DnCNNSR(nn.Module):
         full = self.merge1(torch.cat((self.up1(half), full), dim=1))
         # Added in float32, so that mixed precision rounds the small correction and not the image.
         residual = self.tail(self.enlarge(full)).float()
-        start = margin * self.scale
+        start = _MARGIN * self.scale
         return residual[..., start : start + height * self.scale, start : start + width * self.scale]
 
 
