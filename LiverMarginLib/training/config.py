@@ -372,8 +372,8 @@ _ROBUST_UNET = replace(
     early_stopping=40,
 )
 
-# The dilated bottleneck sees 88 pixels to every side. Trained on patches not much larger than that, it learns the zeros
-# around them: a flat slice then changed by up to .07 where patches had 32 pixels.
+# The dilated bottleneck alone sees 88 pixels to every side: on patches not much larger than that, a network learns the
+# zeros around them, and is then at a loss in a whole slice.
 _ROBUST_DNCNN_SR = TrainConfig(
     model="dncnn-sr",
     model_options={"scale": 1},
