@@ -27,12 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("reference", help="a segmentation, or a folder with one label map file for each patient")
     parser.add_argument("predictions", nargs="+", help="segmentations, or folders of patients with the same file names")
-    parser.add_argument("-o", "--output", default="comparison", help="folder for tables and pictures")
+    parser.add_argument("-o", "--output", default="comparison", help="folder for tables, report and pictures")
     parser.add_argument("--name", action="append", default=[], help="name of a prediction, in their order; repeatable")
     parser.add_argument("--label", help="label value or segment name of the organ in the reference; 1,2 joins two")
     parser.add_argument("--prediction-label", help="the same in the predictions, where it differs")
     parser.add_argument("--image", help="the CT or MR, to draw the contours on")
     parser.add_argument("--series", help="which DICOM series of --image")
+    parser.add_argument("--no-report", action="store_true", help="write tables and pictures only, no report.html")
+    parser.add_argument("--pdf", action="store_true", help="also write report.pdf, the table and figures as pages")
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -51,6 +53,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             prediction_label=options.prediction_label,
             image=options.image,
             series=options.series,
+            report=not options.no_report,
+            pdf=options.pdf,
         )
     )
     print_models(result, terminal)

@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from LiverMarginLib.errors import InputError, LiverMarginError
-from LiverMarginLib.events import CancelToken, Notice, OnEvent, ignore
+from LiverMarginLib.events import CancelToken, Notice, OnEvent, Progress, ignore
 from LiverMarginLib.jobs.base import Job
 
 if TYPE_CHECKING:
     from LiverMarginLib.comparison import CaseComparison, Study
-    from LiverMarginLib.volume import LabelMap
+    from LiverMarginLib.report.fragments import CaseFragment
+    from LiverMarginLib.volume import LabelMap, Volume
 
 # Files that are one patient each in a folder of patients. DICOM files and pictures are not: a folder of those is one
 # patient's.
 _PATIENT_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha")
-_WORST = _MEDIAN = 3
+
+# For each patient the files: "" is the reference, the others are the models'.
+_Patients = dict[str, dict[str, Path]]
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,18 @@ class CompareJob(Job):
         Segmentation by model name; folders of patients if the reference is one, with the same file names up to their
         suffix.
     folder : str
-        Receives `per_slice.csv`, `per_patient.csv`, `summary.json` and the pictures. A second run with the same
-        files and options computes only what is missing.
+        Receives `per_slice.csv`, `per_patient.csv`, `summary.json`, `report.html` and the pictures. A second run
+        with the same files and options computes only what is missing.
     label, prediction_label : str, optional
         Value or segment name of the organ, or several separated by commas. May be left out if there is only one.
     image : str, optional
         The CT or MR to draw the contours on; a folder of patients where the reference is one.
     series : str, optional
         Which DICOM series of `image`.
+    report : bool
+        Write `report.html`, one file that shows everything.
+    pdf : bool
+        Write `report.pdf`, the main table and the figures as pages.
     """
 
     kind: ClassVar[str] = "compare"
@@ -55,6 +62,8 @@ class CompareJob(Job):
     prediction_label: str | None = None
     image: str | None = None
     series: str | None = None
+    report: bool = True
+    pdf: bool = False
 
     def execute(self, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
         """Read, compare, write; see `LiverMarginLib.jobs.run`."""
@@ -63,13 +72,11 @@ class CompareJob(Job):
         folder = Path(self.folder)
         patients = self._patients(on_event)
         loader = _Loader(self, on_event)
-        store = _Store(folder / "cases", self)
-        finished = store.finished(patients)
-        pictures: list[str] = []
+        store = _Store(folder / "cases", self, patients)
+        finished = store.finished()
 
         def keep(case: CaseComparison) -> None:
-            pictures.extend(str(path) for path in loader.draw(case, folder / "slices"))
-            store.keep(case, patients[case.case])
+            store.keep(case, loader.draw(case, folder / "slices"))
 
         reference_labels, prediction_labels = loader.labels(next(iter(patients.values())))
         study = compare_cases(
@@ -85,10 +92,41 @@ class CompareJob(Job):
             cancel=cancel,
         )
         written = [str(path) for path in write_tables(study, folder).values()]
-        return {"outputs": written + pictures, "folder": str(folder), **study_values(study)}
+        written += [str(path) for path in self._report(study, store, on_event, cancel)]
+        return {"outputs": written + _pictures(study, folder / "slices"), "folder": str(folder), **study_values(study)}
 
-    def _patients(self, on_event: OnEvent) -> dict[str, dict[str, Path]]:
-        """Return for each patient the files: "" is the reference, the others are the models'."""
+    @property
+    def wants_fragments(self) -> bool:
+        """Whether pictures and maps must be kept for a report."""
+        return self.report or self.pdf
+
+    def image_of(self, patient: str) -> Path | None:
+        """The image of a patient; None without images."""
+        if self.image is None:
+            return None
+        path = Path(self.image)
+        return _patient_files(path).get(patient, path)
+
+    def _report(self, study: Study, store: _Store, on_event: OnEvent, cancel: CancelToken) -> list[Path]:
+        """Write the page and the pages that are wanted."""
+        from LiverMarginLib.report.page import write_report
+        from LiverMarginLib.report.paper import write_pdf
+
+        wanted = []
+        if self.report:
+            wanted.append((write_report, "report.html"))
+        if self.pdf:
+            wanted.append((write_pdf, "report.pdf"))
+        written = []
+        for number, (write, name) in enumerate(wanted):
+            on_event(Progress(number, len(wanted), "report"))
+            written.append(write(study, store.fragment, Path(self.folder) / name, cancel=cancel))
+        if wanted:
+            on_event(Progress(len(wanted), len(wanted), "report"))
+        return written
+
+    def _patients(self, on_event: OnEvent) -> _Patients:
+        """Find the files of each patient."""
         if not self.predictions:
             raise InputError("There is nothing to compare with the reference; give at least one prediction.")
         reference = Path(self.reference)
@@ -157,22 +195,27 @@ class _Loader:
             return chosen, None
         return chosen, {name: _resolve(labels, self._job.prediction_label) for name, labels in predictions.items()}
 
-    def draw(self, case: CaseComparison, folder: Path) -> list[Path]:
-        """Draw the worst and the median slices of every model; a picture that fails fails nothing else."""
-        from LiverMarginLib.report.pictures import draw_case
+    def draw(self, case: CaseComparison, folder: Path) -> CaseFragment | None:
+        """Draw every model's worst and median slices; return the case's part of the report if that is wanted."""
+        from LiverMarginLib.report.fragments import make_fragment
+        from LiverMarginLib.report.pictures import draw_case, slice_stack
 
         if self._loaded is None:
-            return []
+            return None
         reference, predictions = self._loaded
-        return draw_case(case, reference, predictions, self._image(case.case), folder, worst=_WORST, median=_MEDIAN)
+        image = self._image(case.case)
+        stack = slice_stack(case, reference, predictions, image)
+        if image is not None and stack.image is None:
+            self._on_event(Notice(f"The image of {case.case} is not on the reference's grid and is not drawn."))
+        draw_case(case, stack, folder)
+        return make_fragment(case, stack) if self._job.wants_fragments else None
 
-    def _image(self, patient: str) -> Any:
+    def _image(self, patient: str) -> Volume | None:
         from LiverMarginLib.io.readers import read_volume
 
-        if self._job.image is None:
+        path = self._job.image_of(patient)
+        if path is None:
             return None
-        path = Path(self._job.image)
-        path = _patient_files(path).get(patient, path)
         try:
             return read_volume(path, series=self._job.series, on_event=ignore)
         except LiverMarginError as error:
@@ -190,43 +233,85 @@ def _resolve(labels: LabelMap, wanted: str | None) -> tuple[int, ...]:
 
 
 class _Store:
-    """Comparisons of an earlier run, kept under a hash of what they were made from."""
+    """Comparisons of an earlier run and their parts of the report, kept under hashes of what they were made from."""
 
-    def __init__(self, folder: Path, job: CompareJob) -> None:
+    def __init__(self, folder: Path, job: CompareJob, patients: _Patients) -> None:
         self._folder = folder
-        self._options = [job.label, job.prediction_label, sorted(job.predictions)]
+        self._job = job
+        self._patients = patients
+        self._digests: dict[str, str] = {}
 
-    def finished(self, patients: Mapping[str, Mapping[str, Path]]) -> dict[str, CaseComparison]:
+    def finished(self) -> dict[str, CaseComparison]:
         """Return the comparisons that need not be made again."""
         from LiverMarginLib.comparison import read_case
 
         found = {}
-        if len(patients) > 1:
-            for name, files in patients.items():
-                path = self._path(files)
-                if path.is_file():
+        if len(self._patients) > 1:
+            for patient in self._patients:
+                path = self._case_path(patient)
+                if path.is_file() and not (self._job.wants_fragments and self.fragment(patient) is None):
                     try:
-                        found[name] = read_case(path)
+                        found[patient] = read_case(path)
                     except LiverMarginError:
                         continue  # damaged: it is computed anew
         return found
 
-    def keep(self, case: CaseComparison, files: Mapping[str, Path]) -> None:
-        """Store a comparison for a later run."""
+    def keep(self, case: CaseComparison, fragment: CaseFragment | None) -> None:
+        """Store a comparison for a later run, and its part of the report."""
         from LiverMarginLib.comparison import write_case
+        from LiverMarginLib.report.fragments import write_fragment
 
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_case(case, self._path(files))
+        if fragment is not None:
+            write_fragment(fragment, self._fragment_path(case.case))
+        write_case(case, self._case_path(case.case))
 
-    def _path(self, files: Mapping[str, Path]) -> Path:
-        digest = hashlib.sha256(json.dumps(self._options).encode())
-        for name, path in sorted(files.items()):
-            digest.update(name.encode())
-            for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
-                if part.is_file():
-                    with part.open("rb") as stream:
-                        digest.update(hashlib.file_digest(stream, "sha256").digest())
-        return self._folder / f"{digest.hexdigest()[:32]}.json"
+    def fragment(self, patient: str) -> CaseFragment | None:
+        """Return a patient's part of the report; None if there is none, or it is damaged."""
+        from LiverMarginLib.report.fragments import read_fragment
+
+        path = self._fragment_path(patient)
+        if not path.is_file():
+            return None
+        try:
+            return read_fragment(path)
+        except LiverMarginError:
+            return None
+
+    def _case_path(self, patient: str) -> Path:
+        if patient not in self._digests:
+            options = [self._job.label, self._job.prediction_label, sorted(self._job.predictions)]
+            self._digests[patient] = _digest(options, self._patients[patient])
+        return self._folder / f"{self._digests[patient]}.json"
+
+    def _fragment_path(self, patient: str) -> Path:
+        """Beside the comparison; pictures drawn on another image are other pictures."""
+        case = self._case_path(patient)
+        image = self._job.image_of(patient)
+        key = f"{patient}/image"
+        if key not in self._digests:
+            self._digests[key] = _digest([self._job.series], {"image": image})[:8] if image else "plain"
+        return case.with_name(f"{case.stem}-{self._digests[key]}.npz")
+
+
+def _digest(options: list[Any], files: Mapping[str, Path]) -> str:
+    """Hash options and the contents of files and folders."""
+    digest = hashlib.sha256(json.dumps(options).encode())
+    for name, path in sorted(files.items()):
+        digest.update(name.encode())
+        for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if part.is_file():
+                with part.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:32]
+
+
+def _pictures(study: Study, folder: Path) -> list[str]:
+    """The pictures of this and of earlier runs."""
+    from LiverMarginLib.report.pictures import picture_path
+
+    paths = [picture_path(folder, case.case, model) for case in study.cases for model in case.predictions]
+    return [str(path) for path in paths if path.is_file()]
 
 
 def study_values(study: Study) -> dict[str, Any]:

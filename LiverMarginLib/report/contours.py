@@ -9,13 +9,44 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from LiverMarginLib.report.colours import REFERENCE, model_colours
+from LiverMarginLib.report.colours import REFERENCE, ModelStyle, model_styles
+from LiverMarginLib.report.legend import add_legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _MARGIN_MM = 25.0
+_NO_IMAGE = 64
+_MARK = {"fontsize": 8, "fontweight": "bold", "color": "white", "va": "center"}
+
+# Closed lines, each of shape (n, 2): column and row, pixel centres at whole numbers.
+Outline = tuple[npt.NDArray[np.float32], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class SlicePicture:
+    """One slice to draw: grey values and outlines, nothing of which identifies a patient.
+
+    Parameters
+    ----------
+    index : int
+        Slice of the axial view.
+    grey : ndarray of uint8, shape (rows, columns)
+        A part of the slice, seen as radiologists do: the patient's right on the left.
+    pixel_mm : tuple of float
+        Height and width of a pixel.
+    reference : tuple of ndarray
+        Outlines of the reference; empty where it is not in the slice.
+    models : mapping of str to tuple of ndarray
+        The same by model.
+    """
+
+    index: int
+    grey: npt.NDArray[np.uint8]
+    pixel_mm: tuple[float, float]
+    reference: Outline
+    models: Mapping[str, Outline]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,42 +96,112 @@ class SliceStack:
         half = max(high - low, 1e-6)
         return low - half, high + half
 
+    def pictures(self, indices: Sequence[int]) -> list[SlicePicture]:
+        """Cut these slices out, all with the same box."""
+        if not indices:
+            return []
+        box = self.box(indices)
+        low, high = self.grey_window()
+        return [
+            SlicePicture(
+                index,
+                self._grey(index, box, low, high),
+                (self.spacing[1], self.spacing[2]),
+                outline(self.reference[index][box]),
+                {name: outline(mask[index][box]) for name, mask in self.predictions.items()},
+            )
+            for index in indices
+        ]
 
-def draw_slice(axes: Axes, stack: SliceStack, index: int, box: tuple[slice, slice], title: str) -> None:
-    """Draw one slice as radiologists see it, the patient's right on the left.
+    def _grey(self, index: int, box: tuple[slice, slice], low: float, high: float) -> npt.NDArray[np.uint8]:
+        if self.image is None:
+            return np.full(self.reference[index][box].shape, _NO_IMAGE, dtype=np.uint8)
+        shown = self.image[index][box].astype(np.float32)
+        return np.rint(255 * np.clip((shown - low) / (high - low), 0, 1)).astype(np.uint8)
+
+
+def outline(mask: npt.NDArray[np.bool_]) -> Outline:
+    """Trace a mask along the edges of its pixels' centres, halfway to the background.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (rows, columns)
+
+    Returns
+    -------
+    tuple of ndarray of float32, shape (n, 2)
+        Closed lines of (column, row).
+    """
+    from skimage.measure import find_contours
+
+    if not mask.any():
+        return ()
+    # One pixel of background around it closes the contour of an organ that touches the border.
+    lines = find_contours(np.pad(mask, 1).astype(np.float32), 0.5)
+    return tuple(line[:, ::-1].astype(np.float32) - 1 for line in lines)
+
+
+def draw_picture(axes: Axes, picture: SlicePicture, styles: Mapping[str, ModelStyle], title: str) -> None:
+    """Draw one slice with the patient's right on the left, and say so.
 
     Parameters
     ----------
     axes : matplotlib Axes
-    stack : SliceStack
-    index : int
-        Axial slice.
-    box : tuple of slice
-        Rows and columns to show.
+    picture : SlicePicture
+    styles : mapping of str to ModelStyle
+        By model.
     title : str
     """
-    rows, columns = box
-    shape = stack.reference[index][rows, columns].shape
-    aspect = stack.spacing[1] / stack.spacing[2]
-    if stack.image is None:
-        axes.imshow(np.full(shape, 0.25), cmap="gray", vmin=0, vmax=1, aspect=aspect)
-    else:
-        low, high = stack.grey_window()
-        axes.imshow(stack.image[index][rows, columns], cmap="gray", vmin=low, vmax=high, aspect=aspect)
-    colours = model_colours(stack.predictions)
-    outlines = [(stack.reference, REFERENCE), *((mask, colours[name]) for name, mask in stack.predictions.items())]
-    for mask, colour in outlines:
-        shown = mask[index][rows, columns]
-        if shown.any():
-            # One pixel of background around it closes the contour of an organ that touches the border.
-            padded = np.pad(shown.astype(np.float32), 1)
-            y, x = np.arange(-1, shape[0] + 1), np.arange(-1, shape[1] + 1)
-            axes.contour(x, y, padded, levels=(0.5,), colors=(colour,), linewidths=1.2)
-    axes.set_title(title, fontsize=9)
-    axes.set_xlim(-0.5, shape[1] - 0.5)
-    axes.set_ylim(shape[0] - 0.5, -0.5)
+    rows, columns = picture.grey.shape
+    axes.imshow(picture.grey, cmap="gray", vmin=0, vmax=255, aspect=picture.pixel_mm[0] / picture.pixel_mm[1])
+    for line in picture.reference:
+        axes.plot(*line.T, color=REFERENCE, linewidth=1.4)
+    for name, lines in picture.models.items():
+        for line in lines:
+            axes.plot(*line.T, color=styles[name].colour, linewidth=1.1, linestyle=styles[name].line)
+    axes.text(0.02, 0.5, "R", transform=axes.transAxes, ha="left", **_MARK)  # type: ignore[arg-type]
+    axes.text(0.98, 0.5, "L", transform=axes.transAxes, ha="right", **_MARK)  # type: ignore[arg-type]
+    axes.set_title(title, fontsize=9, parse_math=False)
+    axes.set_xlim(-0.5, columns - 0.5)
+    axes.set_ylim(rows - 0.5, -0.5)
     axes.set_xticks([])
     axes.set_yticks([])
+
+
+def gallery_figure(
+    pictures: Sequence[tuple[SlicePicture, str]], styles: Mapping[str, ModelStyle], columns: int = 3, title: str = ""
+) -> Figure:
+    """Draw pictures of the same size in a grid with a legend.
+
+    Parameters
+    ----------
+    pictures : sequence of (SlicePicture, str)
+        At least one picture, with titles.
+    styles : mapping of str to ModelStyle
+        By model.
+    columns : int
+        Pictures in a row.
+    title : str
+        Above all of them.
+
+    Returns
+    -------
+    matplotlib Figure
+        Not attached to any window.
+    """
+    from matplotlib.figure import Figure
+
+    rows = -(-len(pictures) // columns)
+    first = pictures[0][0]
+    height, width = first.grey.shape
+    ratio = height * first.pixel_mm[0] / (width * first.pixel_mm[1])
+    figure = Figure(figsize=(3.3 * columns, (3.3 * ratio + 0.35) * rows + 0.55), layout="constrained")
+    for n, (picture, caption) in enumerate(pictures):
+        draw_picture(figure.add_subplot(rows, columns, n + 1), picture, styles, caption)
+    add_legend(figure, styles, reference=True)
+    if title:
+        figure.suptitle(title, fontsize=12, parse_math=False)
+    return figure
 
 
 def contour_figure(stack: SliceStack, slices: Sequence[tuple[int, str]], columns: int = 3) -> Figure:
@@ -119,21 +220,6 @@ def contour_figure(stack: SliceStack, slices: Sequence[tuple[int, str]], columns
     matplotlib Figure
         Not attached to any window.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
-    rows = -(-len(slices) // columns)
-    box = stack.box([index for index, _ in slices])
-    height, width = stack.reference[0][box].shape
-    ratio = height * stack.spacing[1] / (width * stack.spacing[2])
-    figure = Figure(figsize=(3.3 * columns, (3.3 * ratio + 0.35) * rows + 0.55), layout="constrained")
-    for n, (index, title) in enumerate(slices):
-        draw_slice(figure.add_subplot(rows, columns, n + 1), stack, index, box, title)
-    colours = {"reference": REFERENCE, **model_colours(stack.predictions)}
-    figure.legend(
-        handles=[Line2D([], [], color=colour, label=name) for name, colour in colours.items()],
-        loc="outside lower center",
-        ncols=len(colours),
-        frameon=False,
-    )
-    return figure
+    pictures = stack.pictures([index for index, _ in slices])
+    titles = [title for _, title in slices]
+    return gallery_figure(list(zip(pictures, titles, strict=True)), model_styles(stack.predictions), columns)

@@ -6,10 +6,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
-from LiverMarginLib.comparison import CaseComparison, PredictionComparison, median_slices, worst_slices
-from LiverMarginLib.comparison.alignment import align, labels_of_prediction
+from LiverMarginLib.comparison import (
+    CaseComparison,
+    PredictionComparison,
+    case_masks,
+    median_slices,
+    worst_slices,
+)
 from LiverMarginLib.io.atomic import atomic_path
 from LiverMarginLib.report.contours import SliceStack, contour_figure
 from LiverMarginLib.volume import IntensityKind, LabelMap, Volume, axial_view
@@ -36,19 +39,13 @@ def slice_stack(
     -------
     SliceStack
     """
-    view = axial_view(reference.geometry)
-    masks = {}
-    for name in case.predictions:
-        chosen, _ = labels_of_prediction(reference, predictions[name], case.labels, None, name)
-        aligned, _ = align(predictions[name], view.geometry, name)
-        masks[name] = np.isin(aligned, chosen)
+    mask, masks = case_masks(case, reference, predictions)
     shown = None
     if image is not None:
         seen = axial_view(image.geometry)
-        if seen.geometry.agrees_with(view.geometry):
+        if seen.geometry.agrees_with(case.geometry):
             shown = seen.to_view(image.array)
     window = ABDOMEN_WINDOW if image is not None and image.intensity is IntensityKind.HU else None
-    mask = np.isin(view.to_view(reference.array), case.labels)
     return SliceStack(mask, masks, case.geometry.spacing, shown, window)
 
 
@@ -60,22 +57,14 @@ def picked_slices(prediction: PredictionComparison, worst: int, median: int) -> 
     return [(r.index, f"{kind}: slice {r.index}, Boundary IoU {r.value:.2f}") for kind, r in picked]
 
 
-def draw_case(
-    case: CaseComparison,
-    reference: LabelMap,
-    predictions: Mapping[str, LabelMap],
-    image: Volume | None,
-    folder: Path,
-    *,
-    worst: int = 3,
-    median: int = 3,
-) -> list[Path]:
+def draw_case(case: CaseComparison, stack: SliceStack, folder: Path, *, worst: int = 3, median: int = 3) -> list[Path]:
     """Write one PNG for each model with its worst and its median slices.
 
     Parameters
     ----------
-    case, reference, predictions, image
-        As for `slice_stack`.
+    case : CaseComparison
+    stack : SliceStack
+        Of this case; see `slice_stack`.
     folder : Path
         Made where it does not exist.
     worst, median : int
@@ -85,17 +74,21 @@ def draw_case(
     -------
     list of Path
     """
-    stack = slice_stack(case, reference, predictions, image)
     written = []
     for name, prediction in case.predictions.items():
         picked = picked_slices(prediction, worst, median)
         if not picked:
             continue
-        path = folder / f"{_file_name(case.case)}_{_file_name(name)}.png"
+        path = picture_path(folder, case.case, name)
         with atomic_path(path) as temporary:
             contour_figure(stack, picked).savefig(temporary, dpi=120, format="png")
         written.append(path)
     return written
+
+
+def picture_path(folder: Path, case: str, model: str) -> Path:
+    """Where `draw_case` puts a model's picture."""
+    return folder / f"{_file_name(case)}_{_file_name(model)}.png"
 
 
 def _file_name(name: str) -> str:
