@@ -295,8 +295,9 @@ def test_a_single_model_is_no_contest():
     assert "★" not in page.text
 
 
-def test_many_patients_are_all_in_the_table_but_only_the_worst_are_drawn():
-    study, fragments = made(MOST_SHOWN + 3)
+def test_many_patients_are_all_in_the_table_but_only_the_worst_are_drawn(monkeypatch):
+    monkeypatch.setattr("LiverMarginLib.report.facts.MOST_SHOWN", 2)
+    study, fragments = made(4)
     asked: list[str] = []
 
     def fragment_of(case):
@@ -308,28 +309,30 @@ def test_many_patients_are_all_in_the_table_but_only_the_worst_are_drawn():
     assert sorted(asked) == sorted(fragments)
     assert all(name in page.text for name in fragments)
     details = [a["id"] for a in page.all("section") if re.fullmatch(r"patient-\d+", a.get("id", ""))]
-    assert len(details) == MOST_SHOWN
+    assert len(details) == 2
     worst = min(study.cases, key=lambda c: min(p.values["boundary_iou"].value for p in c.predictions.values()))
-    assert page.all("section")[[a.get("id") for a in page.all("section")].index("patient-1")]
     assert text.index('id="patient-1"') < text.index(f"<h3>{worst.case}</h3>") < text.index('id="patient-2"')
 
 
-def test_ten_patients_with_full_size_pictures_stay_below_five_megabytes():
+def test_any_number_of_patients_with_full_size_pictures_stays_below_five_megabytes():
+    """As many as are drawn take at most four times as much as two."""
+    assert MOST_SHOWN == 8
     shape = (6, 400, 400)
     grid = Geometry(shape, np.diag((-0.8, -0.8, 4.0, 1.0)))
     rng = np.random.default_rng(0)
     disk = np.hypot(*np.meshgrid(np.arange(400) - 200, np.arange(400) - 180)) < 120
     noisy = Volume(rng.normal(40, 25, shape).astype(np.int16), grid, Modality.CT, IntensityKind.HU)
     cases, fragments = [], {}
-    for n in range(10):
+    for n in range(2):
         reference = LabelMap(np.repeat(disk[None], 6, axis=0).astype(np.uint8), grid)
         predictions = {
-            name: LabelMap(np.roll(reference.array, shift + n, axis=2), grid) for name, shift in zip(MODELS, (2, 6), strict=True)
+            name: LabelMap(np.roll(reference.array, shift + n, axis=2), grid)
+            for name, shift in zip(MODELS, (2, 6), strict=True)
         }
         case = compare_case(reference, predictions, case=f"case {n}")
         fragments[case.case] = make_fragment(case, slice_stack(case, reference, predictions, noisy))
         cases.append(without_margin(case))
-    assert len(report_html(summarise(cases), fragments.get)) < 5e6
+    assert len(report_html(summarise(cases), fragments.get)) < 5e6 / 4
 
 
 def test_two_region_counts_and_regions_add_up(study):
@@ -352,11 +355,11 @@ def test_two_region_counts_and_regions_add_up(study):
     )  # fmt: skip
 
 
-def test_a_fragment_survives_its_file(study, tmp_path):
+def test_a_fragment_survives_its_file(study, html, tmp_path):
     fragment = study[1]["patient 1"]
     write_fragment(fragment, tmp_path / "a.npz")
     again = read_fragment(tmp_path / "a.npz")
-    assert report_html(study[0], study[1].get) == report_html(study[0], {**study[1], "patient 1": again}.get)
+    assert report_html(study[0], {**study[1], "patient 1": again}.get) == html
     assert [entry.chosen for entry in again.gallery] == [entry.chosen for entry in fragment.gallery]
 
 
@@ -377,7 +380,8 @@ def test_a_cancelled_report_is_not_written(study, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_the_old_report(study, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_report(tmp_path, monkeypatch):
+    study, _ = made(1)
     path = tmp_path / "report.html"
     path.write_text("old")
 
@@ -386,15 +390,15 @@ def test_a_full_disk_leaves_the_old_report(study, tmp_path, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.write_text", full)
     with pytest.raises(ResourceError, match="full"):
-        write_report(study[0], study[1].get, path)
+        write_report(study, lambda case: None, path)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
 @pytest.fixture
 def folders(tmp_path):
-    """Reference, models and images of three patients in files."""
-    for seed in range(3):
+    """Reference and models of two patients in files."""
+    for seed in range(2):
         reference, predictions = label_maps(seed)
         for name, labels in {"reference": reference, **predictions}.items():
             (tmp_path / name).mkdir(exist_ok=True)
@@ -418,7 +422,7 @@ def test_a_resumed_run_has_the_same_report(folders):
     for name in first:
         (folders / "out" / name).unlink()
     times = {p: p.stat().st_mtime_ns for p in (folders / "out" / "cases").iterdir()}
-    assert len(times) == 6
+    assert len(times) == 4
     assert run(job(folders, pdf=True))["outputs"] == values["outputs"]
     assert times == {p: p.stat().st_mtime_ns for p in (folders / "out" / "cases").iterdir()}
     assert first == {name: (folders / "out" / name).read_bytes() for name in first}
@@ -450,9 +454,8 @@ def test_an_image_on_another_grid_is_left_out_with_a_notice(folders):
     assert any("not on the reference's grid" in e.message for e in heard if isinstance(e, Notice))
 
 
-def test_the_window_of_the_image_reaches_the_page(study):
+def test_the_window_of_the_image_reaches_the_page(page):
     """A pixel of 50 HU in the window from -160 to 240 is a little above the middle of the greys."""
-    page = Page(report_html(study[0], study[1].get))
     address = next(a["href"] for a in page.all("image") if a["href"].startswith("data:image/jpeg"))
     grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))))
     assert grey.ndim == 2
