@@ -29,7 +29,7 @@ class EvaluateJob(DatasetJob):
     data : str
         A data set; empty for phantoms.
     folder : str
-        Receives the tables and pictures of the comparison.
+        Receives the tables, the report and the pictures of the comparison.
     split : str, optional
         A split.json; without it all cases with masks are evaluated, with a notice.
     part : str
@@ -64,7 +64,9 @@ class EvaluateJob(DatasetJob):
         from LiverMarginLib.inference.segmenter import load_segmenter
         from LiverMarginLib.inference.slicewise import segment_volume
         from LiverMarginLib.models.store import find_bundle
-        from LiverMarginLib.report.pictures import draw_case
+        from LiverMarginLib.report.fragments import CaseFragment, make_fragment
+        from LiverMarginLib.report.page import write_report
+        from LiverMarginLib.report.pictures import draw_case, slice_stack
 
         if not self.models:
             raise InputError("There is nothing to evaluate; name at least one model.")
@@ -90,10 +92,13 @@ class EvaluateJob(DatasetJob):
             return reference, found
 
         pictures: list[str] = []
+        fragments: dict[str, CaseFragment] = {}
 
         def draw(case: CaseComparison) -> None:
             volume, reference, found = loaded[case.case]
-            pictures.extend(map(str, draw_case(case, reference, found, volume, Path(self.folder) / "slices")))
+            stack = slice_stack(case, reference, found, volume)
+            pictures.extend(map(str, draw_case(case, stack, Path(self.folder) / "slices")))
+            fragments[case.case] = make_fragment(case, stack)
 
         study = compare_cases(
             [
@@ -106,6 +111,7 @@ class EvaluateJob(DatasetJob):
             cancel=cancel,
         )
         written = [str(path) for path in write_tables(study, Path(self.folder)).values()]
+        written.append(str(write_report(study, fragments.get, Path(self.folder) / "report.html", cancel=cancel)))
         return {"outputs": written + pictures, "folder": self.folder, **study_values(study)}
 
     def _cases(self, on_event: OnEvent) -> dict[str, Callable[[], tuple[Volume, LabelMap]]]:

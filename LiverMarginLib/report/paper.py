@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _A4_LANDSCAPE = (11.69, 8.27)
 _LINE_WIDTH = 118
+_MOST_ROWS = 9
 
 
 def write_pdf(
@@ -133,11 +134,12 @@ def table_figure(study: Study, title: str) -> Figure:
     figure.text(0.04, 0.88, words, fontsize=10, va="top", linespacing=1.5, parse_math=False)
     axes = figure.add_axes((0.04, 0.05, 0.92, 0.5))
     axes.set_axis_off()
-    widths = [0.16, *[0.84 / len(keys)] * len(keys)]
+    # RVD, the last one, has the longest intervals.
+    widths = [0.14, *[0.72 / (len(keys) - 1)] * (len(keys) - 1), 0.14]
     drawn = axes.table(cellText=rows, colLabels=head, colWidths=widths, loc="upper center", cellLoc="right")
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(7.5)
-    drawn.scale(1, 2.3)
+    drawn.scale(1, 2.3 * min(1.0, _MOST_ROWS / len(rows)))
     for (line, column), cell in drawn.get_celld().items():
         cell.visible_edges = "B"
         cell.set_edgecolor("#1b2733" if line == 0 else "#d9dfe5")

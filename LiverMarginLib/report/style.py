@@ -67,9 +67,11 @@ footer { margin-top: 48px; padding-bottom: 40px; color: var(--soft); font-size: 
 @media (max-width: 600px) { header, main, footer { padding-left: 14px; padding-right: 14px; } h1 { font-size: 1.4rem; }
   .gallery { grid-template-columns: 1fr; } dl { grid-template-columns: 1fr; } dd { margin-bottom: 5px; } }
 @media print { body { font-size: 10pt; } header, main, footer { max-width: none; padding-left: 0; padding-right: 0; }
-  .switches, nav, details:not([open]) { display: none; } .scroll, .plot { overflow: visible; } table { font-size: 7.5pt; }
+  .switches, nav, details:not([open]) { display: none; } .scroll, .plot { overflow: visible; }
+  table { font-size: 7.5pt; }
   th, td { padding: 2px 4px; } td.wide { min-width: 0; } h2 { break-after: avoid; }
-  h3, h4, .table figcaption { break-after: avoid; } figure:not(.table), tr { break-inside: avoid; }
+  h3, h4, p.note, .table figcaption { break-after: avoid; }
+  .table figcaption { break-inside: avoid; } figure:not(.table), tr { break-inside: avoid; }
   .gallery { grid-template-columns: repeat(3, 1fr); } .plot > svg, .plot > img { min-width: 0; max-width: 100%; }
   body { -webkit-print-color-adjust: exact; print-color-adjust: exact; } @page { margin: 14mm; } }
 """

@@ -13,6 +13,8 @@ from PIL import Image
 from test_report import GRID, MODELS, SHAPE, image, label_maps, made
 
 from LiverMarginLib.comparison import compare_case, summarise
+from LiverMarginLib.errors import Cancelled
+from LiverMarginLib.events import CancelToken
 from LiverMarginLib.metrics.suite import MarginErrors
 from LiverMarginLib.report.colours import REFERENCE, model_styles
 from LiverMarginLib.report.contours import contour_figure, outline
@@ -21,6 +23,7 @@ from LiverMarginLib.report.embed import figure_svg
 from LiverMarginLib.report.gallery import _path
 from LiverMarginLib.report.margin_histogram import count_errors, histogram_figure
 from LiverMarginLib.report.margin_map import ANGLES, MarginMap, colour_limit, margin_map_figure, unroll
+from LiverMarginLib.report.paper import table_figure, write_pdf
 from LiverMarginLib.report.pictures import slice_stack
 from LiverMarginLib.report.spread import spread_figure
 from LiverMarginLib.volume import Geometry, LabelMap
@@ -253,3 +256,29 @@ def test_the_stack_draws_the_label_that_was_compared():
     stack = slice_stack(case, reference, {"U-Net": other}, None)
     assert stack.predictions["U-Net"].shape == SHAPE
     assert np.array_equal(stack.predictions["U-Net"], other.array == 7)
+
+
+def test_the_pdf_has_a_page_for_the_table_and_for_each_figure(study, tmp_path):
+    """Table, box plots, histograms; then curves, gallery and map of each of three patients."""
+    path = write_pdf(study[0], study[1].get, tmp_path / "report.pdf")
+    content = path.read_bytes()
+    assert content.startswith(b"%PDF")
+    assert content.count(b"/Type /Page ") == 3 + 3 * 3
+    assert b"CreationDate" not in content
+
+
+def test_the_table_of_the_pdf_shows_the_means_and_what_is_best(study):
+    figure = table_figure(study[0], "$title$")
+    cells = {c.get_text().get_text(): c for c in figure.axes[0].tables[0].get_celld().values()}
+    for name, model in study[0].models.items():
+        mean = model.metrics["boundary_iou"].patient_mean
+        cell = cells[f"{mean.value:.3f}\n{mean.low:.3f} to {mean.high:.3f}"]
+        assert (cell.get_text().get_fontweight() == "bold") == (name == "Detectron2")
+
+
+def test_a_cancelled_pdf_is_not_written(study, tmp_path):
+    token = CancelToken()
+    token.cancel()
+    with pytest.raises(Cancelled):
+        write_pdf(study[0], study[1].get, tmp_path / "report.pdf", cancel=token)
+    assert list(tmp_path.iterdir()) == []
