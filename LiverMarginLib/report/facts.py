@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from LiverMarginLib.comparison import CaseComparison, PredictionComparison, RegionError, Study, worst_slices
+from LiverMarginLib.comparison import CaseComparison, RegionError, Study
 from LiverMarginLib.metrics.overlap import ratio
 
 TABLE_6 = ("mask_iou", "trimap_iou", "boundary_f", "boundary_iou")
@@ -40,12 +40,6 @@ def shown_cases(study: Study) -> list[CaseComparison]:
 def _worst_value(case: CaseComparison) -> float:
     values = [p.values[PRIMARY].value for p in case.predictions.values()]
     return min((v for v in values if not math.isnan(v)), default=0.0)
-
-
-def worst_slice(prediction: PredictionComparison) -> int | None:
-    """The slice with the lowest Boundary IoU; None if neither mask shows anything."""
-    ranked = worst_slices(prediction, 1)
-    return ranked[0].index if ranked else None
 
 
 @dataclass(frozen=True)
