@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--runtime", choices=("auto", "onnx", "torch"), default="auto")
     parser.add_argument("--batch-size", type=int, help="slices at a time (default: chosen from the machine)")
-    parser.add_argument("--threads", type=int, help="processor threads (default: all but one, at least two)")
+    parser.add_argument("--threads", type=int, help="processor threads (default: all that this process may use)")
     parser.add_argument(
         "--threshold", type=float, help="probability from which a voxel is liver (default: the model's)"
     )
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slices", type=int, nargs=2, metavar=("FIRST", "LAST"), help="axial slices, 0 is the most inferior"
     )
+    parser.add_argument("--denoise", metavar="MODEL", help="denoise what the network sees by this model first")
     parser.add_argument(
         "--allow-mismatch", action="store_true", help="run although the model was made for other images"
     )
