@@ -37,6 +37,18 @@ class Terminology:
         region = str(self.region) if self.region else "^^"
         return "~".join((_CONTEXT, str(self.category), str(self.type), "^^", _ANATOMY_CONTEXT, region, "^^"))
 
+    @classmethod
+    def from_slicer(cls, entry: str) -> Terminology | None:
+        """Inverse of `to_slicer`; None where category or type is missing."""
+        parts = [*entry.split("~"), *[""] * 7]
+        category, type_, region = (_code_from_slicer(parts[n]) for n in (1, 2, 5))
+        return cls(category, type_, region) if category and type_ else None
+
+
+def _code_from_slicer(text: str) -> Code | None:
+    scheme, value, meaning = [*text.split("^", 2), "", "", ""][:3]
+    return Code(value, meaning, scheme) if value else None
+
 
 @dataclass(frozen=True)
 class Segment:

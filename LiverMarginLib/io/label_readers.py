@@ -18,7 +18,7 @@ from LiverMarginLib.io.intensities import value_range
 from LiverMarginLib.io.notes import Notes
 from LiverMarginLib.io.segment_table import read_provenance
 from LiverMarginLib.io.stacks import Spacing, read_pictures, stack_geometry
-from LiverMarginLib.terminology import Code, Segment, Terminology
+from LiverMarginLib.terminology import Segment, Terminology
 from LiverMarginLib.volume import LabelMap
 
 Array = npt.NDArray[Any]
@@ -178,13 +178,4 @@ def _colour(text: str) -> tuple[int, int, int]:
 
 def _terminology(tags: str) -> Terminology | None:
     match = re.search(r"(?:TerminologyEntry|Terminology):([^|]*)", tags)
-    if not match:
-        return None
-    parts = [*match[1].split("~"), *[""] * 7]
-    category, type_, region = _code(parts[1]), _code(parts[2]), _code(parts[5])
-    return Terminology(category, type_, region) if category and type_ else None
-
-
-def _code(text: str) -> Code | None:
-    scheme, value, meaning = [*text.split("^", 2), "", "", ""][:3]
-    return Code(value, meaning, scheme) if value else None
+    return Terminology.from_slicer(match[1]) if match else None

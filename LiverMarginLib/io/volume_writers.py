@@ -18,7 +18,7 @@ _SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 _RAS_TO_LPS = np.diag((-1.0, -1.0, 1.0, 1.0))
 
 
-def write_volume(volume: Volume, path: str | Path) -> Path:
+def write_volume(volume: Volume, path: str | Path, *, compress: bool = True) -> Path:
     """Write an image.
 
     Parameters
@@ -27,6 +27,8 @@ def write_volume(volume: Volume, path: str | Path) -> Path:
     path : path
         ``.nii``, ``.nii.gz``, ``.nrrd`` or ``.mha`` for a file; without a suffix a folder of that name receives a
         DICOM CT series. The file or folder appears whole or not at all; an existing folder is not touched.
+    compress : bool
+        Whether NRRD and MHA are compressed, which takes many times as long as writing; NIfTI goes by its suffix.
 
     Returns
     -------
@@ -42,7 +44,7 @@ def write_volume(volume: Volume, path: str | Path) -> Path:
     """
     path = Path(path)
     if path.name.lower().endswith(_SUFFIXES):
-        _write_itk(volume, path)
+        _write_itk(volume, path, compress)
     elif path.suffix == "":
         _write_dicom_series(volume, path)
     else:
@@ -52,7 +54,7 @@ def write_volume(volume: Volume, path: str | Path) -> Path:
     return path
 
 
-def _write_itk(volume: Volume, path: Path) -> None:
+def _write_itk(volume: Volume, path: Path, compress: bool) -> None:
     import SimpleITK as sitk
 
     from LiverMarginLib.io.atomic import atomic_path
@@ -64,7 +66,7 @@ def _write_itk(volume: Volume, path: Path) -> None:
     image.SetOrigin((_RAS_TO_LPS @ volume.geometry.ijk_to_ras)[:3, 3])
     image.SetDirection((_RAS_TO_LPS[:3, :3] @ directions).ravel())
     with atomic_path(path) as temporary:
-        sitk.WriteImage(image, str(temporary), useCompression=True)
+        sitk.WriteImage(image, str(temporary), useCompression=compress)
 
 
 def _check_orthogonal(volume: Volume) -> None:
