@@ -143,6 +143,16 @@ def new_segmentation(volume: Any, name: str) -> Any:
     return node
 
 
+def discard(node: Any) -> None:
+    """Take a segmentation out of its scene together with its display and storage, which stay behind otherwise."""
+    scene = node.GetScene()
+    companions = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
+    companions += [node.GetNthStorageNode(n) for n in range(node.GetNumberOfStorageNodes())]
+    for each in (node, *companions):
+        if each is not None and each.GetScene() is scene:
+            scene.RemoveNode(each)
+
+
 def labels_to_node(labels: LabelMap, volume: Any, name: str, node: Any = None) -> Any:
     """Put a segmentation into the scene.
 

@@ -23,6 +23,7 @@ JOB_TYPES = {
     "denoise": "LiverMarginLib.jobs.denoise:DenoiseJob",
     "train": "LiverMarginLib.jobs.train:TrainJob",
     "evaluate": "LiverMarginLib.jobs.evaluate:EvaluateJob",
+    "diagnose": "LiverMarginLib.jobs.diagnose:DiagnoseJob",
     "dataset-check": "LiverMarginLib.jobs.dataset:CheckDatasetJob",
     "dataset-split": "LiverMarginLib.jobs.dataset:SplitDatasetJob",
     "dataset-export-kitti": "LiverMarginLib.jobs.dataset:ExportKittiJob",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,6 +53,10 @@ class SegmentJob(Job):
         First and last axial slice, counted from 0 at the inferior end.
     allow_mismatch : bool
         Run although modality or intensities are not those the model was made for.
+    live : str, optional
+        File in which whoever asked can watch the result grow: raw uint8 in the voxel order of the input, made here
+        and belonging to the caller from then on. A `SliceReady` event says that a slice of it is there; with the
+        `Result` it holds the final labels, whose provenance is among the result's values.
     """
 
     kind: ClassVar[str] = "segment"
@@ -72,6 +77,7 @@ class SegmentJob(Job):
     denoise: str | None = None
     slices: tuple[int, int] | None = None
     allow_mismatch: bool = False
+    live: str | None = None
 
     def execute(self, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
         """Read, segment, write; see `LiverMarginLib.jobs.run`."""
@@ -109,7 +115,8 @@ class SegmentJob(Job):
             allow_mismatch=self.allow_mismatch,
         )
         seen = volume if denoising is None else self._denoised(volume, denoising, on_event, cancel)
-        labels = segment_volume(seen, bundle, segmenter, options, on_event, cancel)
+        out = None if self.live is None else _live_labels(Path(self.live), volume)
+        labels = segment_volume(seen, bundle, segmenter, options, on_event, cancel, out=out)
         if denoising is not None:
             used = {"name": denoising.manifest.name, "version": denoising.manifest.version}
             labels = replace(labels, provenance={**labels.provenance, "denoised_by": used})
@@ -126,6 +133,7 @@ class SegmentJob(Job):
             "outputs": written,
             **measurements(volume, labels),
             "seconds": {"read": round(read_seconds, 2), "segment": round(segment_seconds, 2)},
+            **({} if self.live is None else {"provenance": dict(labels.provenance)}),
         }
 
     def _denoised(self, volume: Volume, bundle: Bundle, on_event: OnEvent, cancel: CancelToken) -> Volume:
@@ -137,6 +145,17 @@ class SegmentJob(Job):
                 f"The model {bundle.manifest.name} also changes the resolution; choose one of scale 1 to segment with."
             )
         return denoise_volume(volume, denoiser, on_event, cancel, allow_mismatch=self.allow_mismatch)
+
+
+def _live_labels(path: Path, volume: Volume) -> np.memmap[Any, np.dtype[np.uint8]]:
+    """Zeros of the volume's shape in a new file that other processes can look at."""
+    try:
+        with path.open("xb") as file:
+            if hasattr(os, "posix_fallocate"):  # a full disk is told here; found through the map it kills the process
+                os.posix_fallocate(file.fileno(), 0, volume.array.size)
+    except FileExistsError as error:
+        raise InputError(f"{path.name} exists already; name a new file for the live labels.") from error
+    return np.memmap(path, np.uint8, "r+" if path.stat().st_size else "w+", shape=volume.geometry.shape)
 
 
 def measurements(volume: Volume, labels: LabelMap) -> dict[str, Any]:

@@ -172,3 +172,30 @@ def test_what_libraries_print_does_not_reach_the_protocol(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, input="", capture_output=True, text=True)
     assert [json.loads(line)["event"] for line in done.stdout.splitlines()] == ["ready"]
     assert "noise" in done.stderr
+
+
+def test_a_segmentation_can_be_watched_while_it_grows(process, tiny_model, tmp_path):
+    from model_tools import ct
+
+    from LiverMarginLib.io.volume_writers import write_volume
+    from LiverMarginLib.jobs.segment import SegmentJob
+
+    live = tmp_path / "live.raw"
+    job = SegmentJob(
+        str(write_volume(ct(), tmp_path / "v.nrrd")), str(tiny_model.folder), (str(tmp_path / "labels.nrrd"),),
+        modality="CT", device="cpu", live=str(live),
+    )  # fmt: skip
+    send(process, job.to_dict())
+    seen = []
+    while (event := hear(process))["event"] not in ("result", "error"):
+        if event["event"] == "slice":
+            grown = np.memmap(live, np.uint8, "r", shape=(6, 32, 32))
+            seen.append((event["index"], int(grown[event["index"]].sum())))
+    assert event["event"] == "result", event
+    final = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "labels.nrrd")))
+    assert seen == [(k, int(plane.sum())) for k, plane in enumerate(final)] and final.any()
+    np.testing.assert_array_equal(np.memmap(live, np.uint8, "r", shape=(6, 32, 32)), final)
+    assert event["values"]["provenance"]["model"]["name"] == "tiny"
+
+    send(process, job.to_dict())
+    assert "exists already" in hear_the_end(process)["message"]

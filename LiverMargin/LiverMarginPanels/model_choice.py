@@ -1,0 +1,80 @@
+"""The models that the Segment panel offers, and what it says about each. Needs no window."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from LiverMarginLib.errors import LiverMarginError
+from LiverMarginLib.models.bundle import read_manifest
+from LiverMarginLib.models.manifest import Manifest, Task
+from LiverMarginLib.models.store import list_bundles
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """One line of the model list.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the bundle.
+    title : str
+    manifest : Manifest, optional
+        None where the model cannot be used.
+    problem : str
+        Why not, as one sentence.
+    """
+
+    folder: Path
+    title: str
+    manifest: Manifest | None
+    problem: str = ""
+
+
+def segmentation_models(own_folders: Iterable[str] = ()) -> list[ModelChoice]:
+    """List the models that segment: those of the model folders, then the user's own ones.
+
+    Parameters
+    ----------
+    own_folders : iterable of str
+        Bundle folders that the user has chosen; those that do not exist any more are listed with their problem.
+    """
+    choices = [
+        _choice(entry.folder, entry.name, entry.manifest, entry.problem)
+        for entry in list_bundles()
+        if entry.manifest is None or entry.manifest.task is Task.SEGMENTATION
+    ]
+    known = {choice.folder.resolve() for choice in choices}
+    for folder in (Path(name) for name in dict.fromkeys(own_folders) if name):
+        if folder.resolve() not in known:
+            choices.append(own_model(folder))
+    return choices
+
+
+def own_model(folder: Path) -> ModelChoice:
+    """Look at a folder that the user names."""
+    try:
+        manifest = read_manifest(folder)
+    except LiverMarginError as error:
+        return _choice(folder, folder.name, None, error.message)
+    if manifest.task is not Task.SEGMENTATION:
+        return _choice(folder, manifest.name, None, f"The model {manifest.name} does not segment; choose another.")
+    return _choice(folder, manifest.name, manifest, "")
+
+
+def missing_runtime() -> str:
+    """One sentence if this Python has nothing that runs a model, otherwise nothing.
+
+    The packages are only looked for: importing them takes seconds and belongs into the worker.
+    """
+    if any(importlib.util.find_spec(name) is not None for name in ("onnxruntime", "torch")):
+        return ""
+    return "Neither ONNX Runtime nor PyTorch is installed in Slicer's Python; install them in the Environment panel."
+
+
+def _choice(folder: Path, name: str, manifest: Manifest | None, problem: str) -> ModelChoice:
+    title = name if manifest is None else f"{name} {manifest.version} ({manifest.modality.value})"
+    return ModelChoice(folder, title, manifest, problem)

@@ -1,0 +1,52 @@
+"""The state of the panels: saved with the scene and restored with it.
+
+The decorator reads the annotations when the class is made, so this file does without postponed ones. Names must stay
+as they are: a scene that holds another kind of value under one of them cannot be restored.
+"""
+
+import pathlib
+from typing import Annotated
+
+import slicer
+from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
+
+
+@parameterNodeWrapper
+class LiverMarginParameterNode:
+    """What a user has chosen in the panels.
+
+    Parameters
+    ----------
+    inputVolume, modality, model, device, allSlices, firstSlice, lastSlice, allowMismatch
+        See `SegmentSettings`; `model` is a folder.
+    outputSegmentation
+        Receives the segments; empty for a new one.
+    followSlices
+        Whether the axial view shows the slice that has just come.
+    exportSegmentation, exportFolder, exportName
+        What the Export panel writes, where, and under which name.
+    writeSegNrrd, writeNifti, writeNrrd, writeDicom, writeStl, writeObj, writePly
+        In which formats.
+    """
+
+    inputVolume: slicer.vtkMRMLScalarVolumeNode
+    modality: Annotated[str, Choice(["auto", "CT", "MR"])] = "auto"
+    model: str = ""
+    outputSegmentation: slicer.vtkMRMLSegmentationNode
+    device: Annotated[str, Choice(["auto", "cpu", "cuda", "mps"])] = "auto"
+    allSlices: bool = True
+    firstSlice: Annotated[int, WithinRange(0, 9999)] = 0
+    lastSlice: Annotated[int, WithinRange(0, 9999)] = 0
+    allowMismatch: bool = False
+    followSlices: bool = True
+
+    exportSegmentation: slicer.vtkMRMLSegmentationNode
+    exportFolder: pathlib.Path
+    exportName: str = "liver"
+    writeSegNrrd: bool = True
+    writeNifti: bool = False
+    writeNrrd: bool = False
+    writeDicom: bool = False
+    writeStl: bool = False
+    writeObj: bool = False
+    writePly: bool = False

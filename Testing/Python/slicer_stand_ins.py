@@ -1,0 +1,318 @@
+"""What the tests of the Slicer module share: processes, a clock, and widgets that do what the test says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import types
+import xml.etree.ElementTree
+from pathlib import Path
+
+import pytest
+from LiverMarginPanels.signals import Signal
+from LiverMarginPanels.worker_client import Command
+
+COMMAND = Command("python", Path())
+READY = {"event": "ready", "protocol": 1, "pid": 4711}
+
+
+class FakeProcess:
+    """Records what it is told; the test plays the worker's part."""
+
+    def __init__(self) -> None:
+        self.output, self.errors, self.ended, self.not_started = Signal(), Signal(), Signal(), Signal()
+        self.written = b""
+        self.closed = False
+        self.killed: list[int | None] = []
+
+    def start(self, command: Command) -> None:
+        self.command = command
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def close_input(self) -> None:
+        self.closed = True
+
+    def kill(self, leader: int | None) -> None:
+        self.killed.append(leader)
+
+    @property
+    def job(self) -> dict:
+        return json.loads(self.written)
+
+    def say(self, *events: dict) -> None:
+        self.output.emit(b"".join(json.dumps(event).encode() + b"\n" for event in events))
+
+
+class Clock:
+    """Time that passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._due: list[tuple[float, object]] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def later(self, seconds: float, function) -> None:
+        self._due.append((self.now + seconds, function))
+
+    def pass_by(self, seconds: float) -> None:
+        end = self.now + seconds
+        while due := [entry for entry in self._due if entry[0] <= end]:
+            entry = min(due, key=lambda entry: entry[0])
+            self._due.remove(entry)
+            self.now = max(self.now, entry[0])
+            entry[1]()
+        self.now = end
+
+
+class RealProcess:
+    """The worker as a real process; `wait` plays the event loop."""
+
+    def __init__(self) -> None:
+        self.output, self.errors, self.ended, self.not_started = Signal(), Signal(), Signal(), Signal()
+
+    def start(self, command: Command) -> None:
+        self._popen = subprocess.Popen(
+            [command.program, *command.arguments], cwd=command.folder,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        self._log = b""
+        self._reader = threading.Thread(target=self._read_log)
+        self._reader.start()
+
+    def _read_log(self) -> None:
+        self._log = self._popen.stderr.read()
+
+    def write(self, data: bytes) -> None:
+        self._popen.stdin.write(data)
+        self._popen.stdin.flush()
+
+    def close_input(self) -> None:
+        self._popen.stdin.close()
+
+    def kill(self, leader: int | None) -> None:
+        self._popen.kill()
+
+    def wait(self) -> None:
+        while data := self._popen.stdout.read1(100):
+            self.output.emit(data)
+        code = self._popen.wait(timeout=60)
+        self._reader.join()
+        self.errors.emit(self._log)
+        self.ended.emit(code, code < 0)
+
+
+class Widget:
+    """A widget of PythonQt as far as the panels use one: properties without brackets, signals by signature.
+
+    What is not here raises AttributeError, as it does in the application.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self.text = self.title = self.toolTip = self.currentPath = ""
+        self.visible = self.enabled = True
+        self.checked = False
+        self.currentIndex = -1
+        self.items: list = []
+        self.range: tuple | None = None
+        self.slots: dict[str, list] = {}
+
+    def connect(self, signal: str, slot) -> bool:
+        self.slots.setdefault(signal, []).append(slot)
+        return True
+
+    def emit(self, signal: str, *arguments) -> None:
+        for slot in self.slots[signal]:
+            slot(*arguments)
+
+    def click(self) -> None:
+        assert self.enabled, f"{self.name} is greyed out: {self.toolTip}"
+        self.emit("clicked()")
+
+    def blockSignals(self, blocked: bool) -> bool:
+        return False
+
+    def clear(self) -> None:
+        self.items, self.currentIndex = [], -1
+
+    def addItem(self, item) -> None:
+        self.items.append(item)
+        self.currentIndex = max(0, self.currentIndex)
+
+    def setCurrentIndex(self, index: int) -> None:
+        self.currentIndex = index
+
+    def setCurrentPath(self, path: str) -> None:
+        self.currentPath = path
+
+    def setRange(self, low: int, high: int) -> None:
+        self.range = low, high
+
+    def setValue(self, value: int) -> None:
+        self.value = value
+
+    def setFormat(self, text: str) -> None:
+        self.format = text
+
+
+class Table(Widget):
+    """A QTableWidget."""
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__(name)
+        self.cells: dict[tuple[int, int], Item] = {}
+        self.current = -1
+
+    def setSortingEnabled(self, enabled: bool) -> None:
+        self.sorting = enabled
+
+    def setRowCount(self, rows: int) -> None:
+        self.rows, self.cells = rows, {}
+
+    def setColumnCount(self, columns: int) -> None:
+        self.columns = columns
+
+    def setHorizontalHeaderLabels(self, labels: list[str]) -> None:
+        self.headings = labels
+
+    def setItem(self, row: int, column: int, item: Item) -> None:
+        assert not self.sorting
+        self.cells[row, column] = item
+
+    def item(self, row: int, column: int) -> Item | None:
+        return self.cells.get((row, column))
+
+    def resizeColumnsToContents(self) -> None:
+        pass
+
+    def currentRow(self) -> int:
+        return self.current
+
+
+class Item:
+    """A QTableWidgetItem or QListWidgetItem."""
+
+    def __init__(self, text: str = "") -> None:
+        self.values: dict[int, object] = {0: text}
+
+    def setData(self, role: int, value: object) -> None:
+        self.values[role] = value
+
+    def data(self, role: int) -> object:
+        return self.values.get(role)
+
+    def setFlags(self, flags: int) -> None:
+        pass
+
+    def setToolTip(self, text: str) -> None:
+        pass
+
+
+def widgets_of(ui_file: Path) -> types.SimpleNamespace:
+    """The widgets that a .ui file names, as `slicer.util.childWidgetVariables` gives them."""
+    found = types.SimpleNamespace()
+    for element in xml.etree.ElementTree.parse(ui_file).iter("widget"):
+        kind = Table if element.get("class") == "QTableWidget" else Widget
+        widget = kind(element.get("name"))
+        for prop in element.findall("property"):
+            if prop.get("name") in ("checked", "text", "title"):
+                value = prop[0].text
+                setattr(widget, prop.get("name"), value == "true" if prop[0].tag == "bool" else value)
+        setattr(found, widget.name, widget)
+    return found
+
+
+class Parameters:
+    """A parameter node: attributes, and nothing that tells of changes but `changed`."""
+
+    def __init__(self, **values) -> None:
+        self.__dict__.update(values)
+        self._observers: dict[int, object] = {}
+
+    def connectGui(self, ui) -> int:
+        return 1
+
+    def disconnectGui(self, tag: int) -> None:
+        assert tag == 1
+
+    def AddObserver(self, event: str, slot) -> int:
+        self._observers[len(self._observers)] = slot
+        return len(self._observers) - 1
+
+    def RemoveObserver(self, tag: int) -> None:
+        del self._observers[tag]
+
+    def changed(self) -> None:
+        for slot in list(self._observers.values()):
+            slot(None, "ModifiedEvent")
+
+
+def install(monkeypatch: pytest.MonkeyPatch, scene=None, settings: dict | None = None) -> types.SimpleNamespace:
+    """Put stand-ins of what slicer-core lacks under their names; return what a test may look at.
+
+    The panels' modules are imported anew with them, and dropped afterwards.
+    """
+    import slicer
+    import slicer.util
+
+    seen = types.SimpleNamespace(settings=settings if settings is not None else {}, asked=[], boxes=[], urls=[])
+
+    qt = types.ModuleType("qt")
+    qt.Qt = types.SimpleNamespace(DisplayRole=0, UserRole=256, ItemIsSelectable=1, ItemIsEnabled=32)
+    qt.QTableWidgetItem = qt.QListWidgetItem = Item
+    qt.QSettings = lambda: types.SimpleNamespace(setValue=seen.settings.__setitem__)
+    qt.QUrl = types.SimpleNamespace(fromLocalFile=lambda path: path)
+    qt.QDesktopServices = types.SimpleNamespace(openUrl=seen.urls.append)
+    qt.QFileDialog = types.SimpleNamespace(getExistingDirectory=lambda *_: seen.folder)
+
+    class QMessageBox:
+        NoIcon, Ok = 0, 1024
+
+        def __init__(self, icon, title, text, buttons, parent):
+            self.title, self.text = title, text
+            seen.boxes.append(self)
+
+        def setDetailedText(self, text):
+            self.details = text
+
+        def setModal(self, modal):
+            assert not modal
+
+        def show(self):
+            pass
+
+    qt.QMessageBox = QMessageBox
+    monkeypatch.setitem(sys.modules, "qt", qt)
+    monkeypatch.setitem(sys.modules, "ctk", types.ModuleType("ctk"))
+
+    i18n = types.ModuleType("slicer.i18n")
+    i18n.tr, i18n.translate = (lambda text: text), (lambda context, text: text)
+    wrapper = types.ModuleType("slicer.parameterNodeWrapper")
+    wrapper.parameterNodeWrapper = lambda kind: kind
+    wrapper.Choice, wrapper.WithinRange = list, lambda low, high: (low, high)
+    scripted = types.ModuleType("slicer.ScriptedLoadableModule")
+    for name in ("", "Logic", "Test", "Widget"):
+        kind = type(f"ScriptedLoadableModule{name}", (), {"__init__": lambda self, parent=None: None})
+        setattr(scripted, kind.__name__, kind)
+    for module in (i18n, wrapper, scripted):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(slicer, module.__name__.partition(".")[2], module, raising=False)
+
+    monkeypatch.setattr(slicer, "mrmlScene", scene, raising=False)
+    monkeypatch.setattr(slicer.util, "childWidgetVariables", widgets_of, raising=False)
+    monkeypatch.setattr(slicer.util, "mainWindow", lambda: None, raising=False)
+    monkeypatch.setattr(slicer.util, "settingsValue", lambda key, default: seen.settings.get(key, default))
+    monkeypatch.setattr(
+        slicer.util, "confirmOkCancelDisplay", lambda question: seen.asked.append(question) or True, raising=False
+    )
+    for name in [name for name in sys.modules if name.startswith("LiverMarginPanels.") and "panel" in name[18:]]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("LiverMarginPanels.tables", "LiverMarginPanels.parameter_node", "LiverMargin"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return seen
