@@ -48,7 +48,7 @@ class ExportSettings:
         """
         if not self.suffixes:
             raise InputError("No format is chosen; tick at least one.")
-        if not self.name.strip() or Path(self.name).name != self.name or "\\" in self.name:
+        if not self.name.strip(" .") or Path(self.name).name != self.name or "\\" in self.name:
             raise InputError(f"The name {self.name!r} cannot be that of a file; use letters and digits.")
         return [self.folder / f"{self.name}{suffix}" for suffix in self.suffixes]
 
