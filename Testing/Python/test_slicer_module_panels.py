@@ -36,6 +36,9 @@ class Stage:
     def __init__(self, monkeypatch, tmp_path, settings=None) -> None:
         import slicer
 
+        # The application registers it when it starts; segmentations know the rules that were there before them.
+        rule = slicer.vtkBinaryLabelmapToClosedSurfaceConversionRule()
+        slicer.vtkSegmentationConverterFactory.GetInstance().RegisterConverterRule(rule)
         self.scene = slicer.vtkMRMLScene()
         slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.scene)
         self.seen = slicer_stand_ins.install(monkeypatch, self.scene, settings)
@@ -109,9 +112,6 @@ def test_a_click_segments_shows_slices_and_ends_with_numbers(stage, tiny_model, 
     result = stage.scene.GetFirstNodeByName("volume liver by tiny")
     np.testing.assert_array_equal(mrml.labels_from_node(result).array, labels)
 
-    import slicer
-
-    slicer.vtkSlicerSegmentationsModuleLogic()  # registers the conversions, as the application does when it starts
     panel.ui.show3DButton.emit("toggled(bool)", True)
     assert result.GetSegmentation().ContainsRepresentation("Closed surface")
     assert result.GetDisplayNode().GetVisibility3D()
