@@ -16,6 +16,7 @@ from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
@@ -156,3 +157,154 @@ class LiverMarginLogic(ScriptedLoadableModuleLogic):
     def command(self) -> Command:
         """How the worker is started; raises `LiverMarginError` where it cannot be."""
         return worker_command(self.other_python())
+
+
+class LiverMarginTest(ScriptedLoadableModuleTest):
+    """Self test, run by ctest, from the module's Reload and Test button, or by ``Testing/Slicer/run_all.py``.
+
+    Needs neither a network nor a model nor torch: what a worker does to models is tried outside of the application.
+    """
+
+    def setUp(self):
+        """Start with an empty scene that shows a small volume."""
+        slicer.mrmlScene.Clear(0)
+        self.volume = _small_volume()
+
+    def runTest(self):
+        """Run every test of this class."""
+        for name in sorted(name for name in dir(self) if name.startswith("test_")):
+            self.setUp()
+            getattr(self, name)()
+
+    def test_the_panels_open_with_the_state_of_the_scene(self):
+        """Every panel loads its .ui file, and the parameter node reaches the selectors."""
+        slicer.util.selectModule("LiverMargin")
+        widget = slicer.modules.LiverMarginWidget
+        widget.enter()
+        parameters = widget.logic.getParameterNode()
+        parameters.inputVolume = self.volume
+        self.assertEqual(widget.segment_panel.ui.inputSelector.currentNode(), self.volume)
+        self.assertEqual(parameters.device, "auto")
+
+    def test_labels_go_into_the_scene_and_come_back_unchanged(self):
+        """The bridge, with the application's own scene."""
+        import numpy as np
+
+        from LiverMarginLib import mrml
+        from LiverMarginLib.terminology import LIVER
+        from LiverMarginLib.volume import LabelMap
+
+        grid = mrml.geometry_of(self.volume)
+        array = np.zeros(grid.shape, np.uint8)
+        array[2:5, 3:9, 4:10] = 1
+        node = mrml.labels_to_node(LabelMap(array, grid, (LIVER,)), self.volume, "labels")
+        np.testing.assert_array_equal(mrml.labels_from_node(node).array, array)
+        np.testing.assert_array_equal(
+            slicer.util.arrayFromSegmentBinaryLabelmap(node, node.GetSegmentation().GetNthSegmentID(0), self.volume),
+            array,
+        )
+        node.CreateClosedSurfaceRepresentation()
+        self.assertTrue(node.GetSegmentation().ContainsRepresentation("Closed surface"))
+
+    def test_the_worker_answers_in_this_application(self):
+        """Slicer's Python starts the worker, and a job comes to its end."""
+        from LiverMarginLib.jobs.diagnose import DiagnoseJob
+
+        outcome = self._run(DiagnoseJob())
+        self.assertEqual(outcome.name, "result", outcome)
+        self.assertTrue(outcome.values["python"])
+
+    def test_a_cancelled_worker_is_gone(self):
+        """Closing the worker's input ends it, and the client says so once."""
+        from LiverMarginLib.jobs.diagnose import DiagnoseJob
+
+        outcome = self._run(DiagnoseJob(), cancel=True)
+        self.assertEqual(getattr(outcome, "kind", ""), "cancelled", outcome)
+
+    def test_a_model_that_is_not_there_leaves_the_scene_as_it_was(self):
+        """The whole way from the logic to the worker and back, ending with one sentence."""
+        from LiverMarginPanels.segmentation_logic import SegmentSettings
+
+        from LiverMarginLib.terminology import LIVER
+        from LiverMarginLib.volume import Modality
+
+        logic = LiverMarginLogic()
+        segmentation = SegmentationLogic(logic.new_client(), later)
+        failures = []
+        segmentation.failed.connect(failures.append)
+        before = _shown_nodes()
+        settings = SegmentSettings("no-such-model", (LIVER,), "result", Modality.CT, "cpu")
+        segmentation.start(self.volume, settings, logic.command())
+        _wait_for(lambda: failures)
+        self.assertEqual(failures[0].kind, "bundle", failures)
+        self.assertEqual(_shown_nodes(), before)
+
+    def test_a_segmentation_is_exported_and_read_back(self):
+        """The Export panel's logic with the application's Python."""
+        import tempfile
+
+        import numpy as np
+        from LiverMarginPanels.export_logic import ExportLogic, ExportSettings
+
+        from LiverMarginLib import mrml
+        from LiverMarginLib.io.readers import read_labels
+        from LiverMarginLib.terminology import LIVER
+        from LiverMarginLib.volume import LabelMap
+
+        grid = mrml.geometry_of(self.volume)
+        array = np.zeros(grid.shape, np.uint8)
+        array[2:5, 3:9, 4:10] = 1
+        node = mrml.labels_to_node(LabelMap(array, grid, (LIVER,)), self.volume, "labels")
+        logic = LiverMarginLogic()
+        export = ExportLogic(logic.new_client())
+        ends = []
+        export.written.connect(ends.append)
+        export.failed.connect(ends.append)
+        with tempfile.TemporaryDirectory() as folder:
+            suffixes = (".seg.nrrd", ".nii.gz", ".stl")
+            export.start(node, ExportSettings(Path(folder), "liver", suffixes), logic.command())
+            _wait_for(lambda: ends)
+            self.assertIsInstance(ends[0], list, ends)
+            for name in ("liver.seg.nrrd", "liver.nii.gz"):
+                np.testing.assert_array_equal(read_labels(Path(folder) / name).array, array)
+
+    def _run(self, job, cancel=False):
+        logic = LiverMarginLogic()
+        client = logic.new_client()
+        outcomes = []
+        client.finished.connect(outcomes.append)
+        client.start(logic.command(), job)
+        if cancel:
+            client.cancel()
+        _wait_for(lambda: outcomes)
+        self.assertFalse(client.running)
+        return outcomes[0]
+
+
+def _small_volume():
+    """A CT-like volume of 8 x 16 x 16 voxels in the scene."""
+    import numpy as np
+
+    array = np.random.default_rng(0).integers(-100, 200, (8, 16, 16)).astype(np.int16)
+    node = slicer.util.addVolumeFromArray(array, nodeClassName="vtkMRMLScalarVolumeNode")
+    node.SetName("small CT")
+    node.SetSpacing(0.8, 0.8, 2.5)
+    return node
+
+
+def _shown_nodes():
+    """IDs of everything that can be seen, and of how it is shown."""
+    kinds = ("vtkMRMLDisplayableNode", "vtkMRMLDisplayNode")
+    return {node.GetID() for kind in kinds for node in slicer.util.getNodesByClass(kind)}
+
+
+def _wait_for(ended, seconds=60):
+    """Let the event loop run until `ended` is true."""
+    import time
+
+    deadline = time.monotonic() + seconds
+    while not ended():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nothing happened within {seconds} seconds")
+        slicer.app.processEvents()
+        time.sleep(0.01)

@@ -47,7 +47,7 @@ def test_every_panel_has_its_ui_file_and_the_other_way_round():
 
 @pytest.mark.parametrize("name", PYTHON_OF_UI)
 def test_every_widget_that_code_names_is_in_the_ui_file(name):
-    used = set(re.findall(r"\bui\.(\w+)", PYTHON_OF_UI[name].read_text()))
+    used = set(re.findall(r"(?:\bself\.ui|(?<![\w.])ui)\.(\w+)", PYTHON_OF_UI[name].read_text()))
     assert used and used <= set(widget_names(name))
 
 
