@@ -25,6 +25,7 @@ from slicer.util import VTKObservationMixin
 if importlib.util.find_spec("LiverMarginLib") is None:
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from LiverMarginPanels.compare_panel import ComparePanel
 from LiverMarginPanels.environment_panel import EnvironmentPanel
 from LiverMarginPanels.export_panel import ExportPanel
 from LiverMarginPanels.parameter_node import LiverMarginParameterNode
@@ -83,10 +84,16 @@ class LiverMarginWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.logic.other_python,
             self._show_environment,
         )
+        self.compare_panel = ComparePanel(
+            self._load("ComparePanel", self.ui.comparePage.layout()),
+            self.logic.new_client(),
+            self.logic.command,
+            self.logic.other_python,
+        )
         self.export_panel = ExportPanel(
             self._load("ExportPanel", self.ui.exportPage.layout()), self.logic.new_client(), self.logic.command
         )
-        self.panels = [self.segment_panel, self.export_panel, self.environment_panel]
+        self.panels = [self.segment_panel, self.compare_panel, self.export_panel, self.environment_panel]
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self._take_parameter_node()  # `enter` is not called after a reload

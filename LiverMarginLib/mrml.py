@@ -117,6 +117,16 @@ def labels_from_node(node: Any, segments: Sequence[str] | None = None, reference
     return LabelMap(array, geometry_of(node), named)
 
 
+def describe_segment(segment: Any, label: int) -> Segment:
+    """Read name, colour and terminology of a vtkSegment; `label` is the value that it shall have."""
+    import slicer
+    import vtk
+
+    entry = vtk.mutable("")
+    segment.GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), entry)
+    return Segment(label, segment.GetName(), _as_bytes(segment.GetColor()), Terminology.from_slicer(str(entry)))
+
+
 def new_segmentation(volume: Any, name: str) -> Any:
     """Add an empty segmentation to the scene of a volume, on its grid and beside it in the subject hierarchy.
 
@@ -310,7 +320,7 @@ def _labels_from_segmentation(node: Any, segments: Sequence[str] | None, referen
         mask = _segment_mask(node, name, geometry)
         overlapping += int(np.count_nonzero(labels[mask]))
         labels[mask] = label
-        described.append(_describe(segmentation.GetSegment(name), label))
+        described.append(describe_segment(segmentation.GetSegment(name), label))
     notes = [f"{overlapping} voxels belong to several segments; the last of them was kept."] if overlapping else []
     return LabelMap(labels, geometry, tuple(described), {"notes": notes} if notes else {})
 
@@ -355,15 +365,6 @@ def _own_geometry(node: Any) -> Geometry:
     to_first = np.eye(4)
     to_first[:3, 3] = i, j, k
     return Geometry((k_end - k + 1, j_end - j + 1, i_end - i + 1), _array_from_matrix(matrix) @ to_first)
-
-
-def _describe(segment: Any, label: int) -> Segment:
-    import slicer
-    import vtk
-
-    entry = vtk.mutable("")
-    segment.GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), entry)
-    return Segment(label, segment.GetName(), _as_bytes(segment.GetColor()), Terminology.from_slicer(str(entry)))
 
 
 def _named_values(node: Any, array: npt.NDArray[Any]) -> tuple[Segment, ...]:

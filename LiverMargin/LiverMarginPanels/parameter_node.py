@@ -5,7 +5,7 @@ as they are: a scene that holds another kind of value under one of them cannot b
 """
 
 import pathlib
-from typing import Annotated
+from typing import Annotated, Union
 
 import slicer
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
@@ -27,6 +27,8 @@ class LiverMarginParameterNode:
         What the Export panel writes, where, and under which name.
     writeSegNrrd, writeNifti, writeNrrd, writeDicom, writeStl, writeObj, writePly
         In which formats.
+    compareReference, compareOrgan, compareFolder
+        Reference of the Compare panel, which part of it, and where tables are kept.
     """
 
     inputVolume: slicer.vtkMRMLScalarVolumeNode
@@ -40,6 +42,9 @@ class LiverMarginParameterNode:
     allowMismatch: bool = False
     followSlices: bool = True
 
+    compareReference: Union[slicer.vtkMRMLSegmentationNode, slicer.vtkMRMLLabelMapVolumeNode, None] = None  # noqa: UP007
+    compareOrgan: str = ""
+    compareFolder: pathlib.Path
     exportSegmentation: slicer.vtkMRMLSegmentationNode
     exportFolder: pathlib.Path
     exportName: str = "liver"

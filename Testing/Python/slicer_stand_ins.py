@@ -145,6 +145,9 @@ class Widget:
         self.items.append(item)
         self.currentIndex = max(0, self.currentIndex)
 
+    def checkedNodes(self) -> tuple:
+        return tuple(self.items)
+
     def setCurrentIndex(self, index: int) -> None:
         self.currentIndex = index
 
