@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from LiverMarginLib.io.writers import write_labelmap
 from LiverMarginLib.jobs.compare import CompareJob
 from LiverMarginLib.terminology import LIVER, Segment
 from LiverMarginLib.volume import LabelMap, axial_view
+from LiverMarginPanels.run_folder import new_run_folder
 from LiverMarginPanels.signals import Signal
 from LiverMarginPanels.worker_client import Command, WorkerClient
 
@@ -181,7 +181,7 @@ class CompareLogic:
             raise InputError("There is nothing to compare with the reference; tick at least one segmentation.")
         labels = {name: organ_labels(node, counterpart(node, organ.name)) for name, node in _named(predictions).items()}
         truth = organ_labels(reference, organ)
-        folder = Path(tempfile.mkdtemp(prefix="LiverMargin-", dir=self._temporary))
+        folder = new_run_folder(self._temporary)
         try:
             files = {}
             for number, (name, each) in enumerate(labels.items()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import Event, Failure, Notice, Progress, Result
 from LiverMarginLib.io.writers import check_output, write_labelmap
 from LiverMarginLib.jobs.export import ExportJob
+from LiverMarginPanels.run_folder import new_run_folder
 from LiverMarginPanels.signals import Signal
 from LiverMarginPanels.worker_client import Command, WorkerClient
 
@@ -116,7 +116,7 @@ class ExportLogic:
         for output in outputs:
             check_output(output, source=settings.source)
         labels = mrml.labels_from_node(node, segments)
-        folder = Path(tempfile.mkdtemp(prefix="LiverMargin-", dir=self._temporary))
+        folder = new_run_folder(self._temporary)
         try:
             write_labelmap(labels, folder / "labels.seg.nrrd")
         except BaseException:

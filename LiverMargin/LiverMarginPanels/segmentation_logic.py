@@ -6,7 +6,6 @@ The scene is either given the whole result or left as it was.
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from LiverMarginLib.io.volume_writers import write_volume
 from LiverMarginLib.jobs.segment import SegmentJob
 from LiverMarginLib.terminology import Segment
 from LiverMarginLib.volume import Geometry, LabelMap, Modality
+from LiverMarginPanels.run_folder import new_run_folder
 from LiverMarginPanels.signals import Signal
 from LiverMarginPanels.worker_client import Command, Later, WorkerClient
 
@@ -167,7 +167,7 @@ class SegmentationLogic:
         if self._run is not None:
             raise InputError("A segmentation runs already; cancel it first.")
         image = mrml.volume_from_node(volume, settings.modality)
-        folder = Path(tempfile.mkdtemp(prefix="LiverMargin-", dir=self._temporary))
+        folder = new_run_folder(self._temporary)
         node = None
         try:
             # Compressing would hold up the window for seconds.

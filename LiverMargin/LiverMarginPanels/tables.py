@@ -28,7 +28,6 @@ def fill(table: Any, headings: Sequence[str], rows: Sequence[Sequence[str | floa
         for column, value in enumerate(row):
             item = qt.QTableWidgetItem()
             item.setData(qt.Qt.DisplayRole, value)
-            item.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled)
             if column == 0:
                 item.setData(qt.Qt.UserRole, number)
             table.setItem(number, column, item)

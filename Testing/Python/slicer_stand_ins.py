@@ -210,9 +210,6 @@ class Item:
     def data(self, role: int) -> object:
         return self.values.get(role)
 
-    def setFlags(self, flags: int) -> None:
-        pass
-
     def setToolTip(self, text: str) -> None:
         pass
 
@@ -267,7 +264,7 @@ def install(monkeypatch: pytest.MonkeyPatch, scene=None, settings: dict | None =
     seen = types.SimpleNamespace(settings=settings if settings is not None else {}, asked=[], boxes=[], urls=[])
 
     qt = types.ModuleType("qt")
-    qt.Qt = types.SimpleNamespace(DisplayRole=0, UserRole=256, ItemIsSelectable=1, ItemIsEnabled=32)
+    qt.Qt = types.SimpleNamespace(DisplayRole=0, UserRole=256)
     qt.QTableWidgetItem = qt.QListWidgetItem = Item
     qt.QSettings = lambda: types.SimpleNamespace(setValue=seen.settings.__setitem__)
     qt.QUrl = types.SimpleNamespace(fromLocalFile=lambda path: path)

@@ -13,7 +13,7 @@ from slicer_stand_ins import COMMAND, READY, Clock, FakeProcess, RealProcess
 from test_mrml import SHAPE, add_volume, example, geometry
 
 from LiverMarginLib import mrml
-from LiverMarginLib.errors import GeometryError, InputError
+from LiverMarginLib.errors import GeometryError, InputError, ResourceError
 from LiverMarginLib.events import Failure, Notice, Progress, Result, SliceReady
 from LiverMarginLib.io.readers import read_volume
 from LiverMarginLib.terminology import LIVER, LIVER_MASS
@@ -197,6 +197,14 @@ def test_what_cannot_be_used_is_refused_before_anything_happens(room):
     room.start()
     with pytest.raises(InputError):
         room.start()
+
+
+def test_a_disk_without_room_is_told_in_one_sentence(room, monkeypatch):
+    before = room.nodes()
+    monkeypatch.setattr("tempfile.mkdtemp", lambda **_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(ResourceError, match=r"\.$"):
+        room.start()
+    assert room.nodes() == before and not room.logic.running
 
 
 def test_notices_of_the_worker_are_passed_on(room):
