@@ -171,6 +171,7 @@ class ComparePanel:
                 (row.index, row.model, row.status, *(_cell(row.scores.get(key)) for key in SCORES))
                 for row in comparison.slices
             ],
+            sort_by=3 + SCORES.index("boundary_iou"),
         )
         self.ui.resultBox.visible = True
         if comparison.files:

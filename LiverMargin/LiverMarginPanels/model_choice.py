@@ -54,6 +54,15 @@ def segmentation_models(own_folders: Iterable[str] = ()) -> list[ModelChoice]:
     return choices
 
 
+def denoising_models() -> list[ModelChoice]:
+    """List the models of the model folders that clean an image of noise; damaged ones are left out."""
+    return [
+        _choice(entry.folder, entry.name, entry.manifest, "")
+        for entry in list_bundles()
+        if entry.manifest is not None and entry.manifest.task is Task.DENOISING
+    ]
+
+
 def own_model(folder: Path) -> ModelChoice:
     """Look at a folder that the user names."""
     try:

@@ -17,8 +17,8 @@ class LiverMarginParameterNode:
 
     Parameters
     ----------
-    inputVolume, modality, model, device, allSlices, firstSlice, lastSlice, allowMismatch
-        See `SegmentSettings`; `model` is a folder.
+    inputVolume, modality, model, denoiser, device, allSlices, firstSlice, lastSlice, allowMismatch
+        See `SegmentSettings`; `model` and `denoiser` are folders.
     outputSegmentation
         Receives the segments; empty for a new one.
     followSlices
@@ -34,6 +34,7 @@ class LiverMarginParameterNode:
     inputVolume: slicer.vtkMRMLScalarVolumeNode
     modality: Annotated[str, Choice(["auto", "CT", "MR"])] = "auto"
     model: str = ""
+    denoiser: str = ""
     outputSegmentation: slicer.vtkMRMLSegmentationNode
     device: Annotated[str, Choice(["auto", "cpu", "cuda", "mps"])] = "auto"
     allSlices: bool = True

@@ -16,7 +16,13 @@ from LiverMarginLib.errors import LiverMarginError
 from LiverMarginLib.events import Failure
 from LiverMarginLib.models.card import model_card
 from LiverMarginLib.volume import Modality, axial_view
-from LiverMarginPanels.model_choice import ModelChoice, missing_runtime, own_model, segmentation_models
+from LiverMarginPanels.model_choice import (
+    ModelChoice,
+    denoising_models,
+    missing_runtime,
+    own_model,
+    segmentation_models,
+)
 from LiverMarginPanels.qt_process import connect
 from LiverMarginPanels.segmentation_logic import Finding, SegmentationLogic, SegmentSettings, Step
 from LiverMarginPanels.worker_client import Command
@@ -56,6 +62,7 @@ class SegmentPanel:
         self._connection: Any = None
         self._observer: Any = None
         self._choices: list[ModelChoice] = []
+        self._denoisers: list[ModelChoice] = []
         self._finding: Finding | None = None
         self._details = ""
         self._geometry: Any = None
@@ -63,6 +70,7 @@ class SegmentPanel:
         ui = self.ui
         connect(ui.applyButton, "clicked()", self.apply_or_cancel)
         connect(ui.modelBox, "currentIndexChanged(int)", self._model_chosen)
+        connect(ui.denoiseBox, "currentIndexChanged(int)", self._denoiser_chosen)
         connect(ui.modelFolderButton, "clicked()", self._choose_model_folder)
         connect(ui.modelCardButton, "clicked()", self._show_card)
         connect(ui.show3DButton, "toggled(bool)", self._show_3d)
@@ -105,6 +113,7 @@ class SegmentPanel:
             box.addItem(choice.title)
         box.setCurrentIndex(self._index_of(chosen))
         box.blockSignals(was_blocked)
+        self._list_denoisers()
         self._model_chosen(box.currentIndex)
 
     def refresh(self) -> None:
@@ -132,7 +141,7 @@ class SegmentPanel:
         self._clear_messages()
         node, choice = self._node, self._chosen()
         try:
-            volume = node.inputVolume
+            volume, denoiser = node.inputVolume, self.ui.denoiseBox.currentIndex
             self._geometry = mrml.geometry_of(volume)
             settings = SegmentSettings(
                 model=str(choice.folder),
@@ -142,6 +151,7 @@ class SegmentPanel:
                 device=node.device,
                 slices=None if node.allSlices else (node.firstSlice, node.lastSlice),
                 allow_mismatch=node.allowMismatch,
+                denoise=str(self._denoisers[denoiser - 1].folder) if denoiser > 0 else None,
             )
             self.logic.start(volume, settings, self._command(), node.outputSegmentation)
         except LiverMarginError as error:
@@ -186,6 +196,22 @@ class SegmentPanel:
             self._node.model = str(choice.folder)
         self.refresh()
 
+    def _list_denoisers(self) -> None:
+        chosen = self._node.denoiser if self._node is not None else ""
+        self._denoisers = denoising_models()
+        folders = ["", *(str(choice.folder) for choice in self._denoisers)]
+        box = self.ui.denoiseBox
+        was_blocked = box.blockSignals(True)
+        box.clear()
+        for title in (_("no"), *(choice.title for choice in self._denoisers)):
+            box.addItem(title)
+        box.setCurrentIndex(folders.index(chosen) if chosen in folders else 0)
+        box.blockSignals(was_blocked)
+
+    def _denoiser_chosen(self, index: int) -> None:
+        if self._node is not None:
+            self._node.denoiser = str(self._denoisers[index - 1].folder) if index > 0 else ""
+
     def _choose_model_folder(self) -> None:
         folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Folder of a model"))
         if not folder:
@@ -207,15 +233,22 @@ class SegmentPanel:
     def _progressed(self, step: Step) -> None:
         bar = self.ui.progressBar
         bar.visible = True
-        if step.stage != "segmenting":
-            bar.setRange(0, 0)
-            names = {"starting": _("Starting ..."), "read": _("Reading ..."), "post-processing": _("Tidying up ...")}
-            self.ui.statusLabel.text = names.get(step.stage, step.stage)
+        names = {
+            "starting": _("Starting ..."),
+            "read": _("Reading ..."),
+            "denoising": _("Denoising ..."),
+            "segmenting": _("Segmenting ..."),
+            "post-processing": _("Tidying up ..."),
+        }
+        self.ui.statusLabel.text = (
+            names.get(step.stage, step.stage) if step.remaining is None else _time_left(step.remaining)
+        )
+        if step.stage not in ("denoising", "segmenting"):
+            bar.setRange(0, 0)  # busy
             return
         bar.setRange(0, step.total)
         bar.setValue(step.done)
         bar.setFormat(_("%v of %m slices"))
-        self.ui.statusLabel.text = _("Segmenting ...") if step.remaining is None else _time_left(step.remaining)
 
     def _follow(self, index: int) -> None:
         """Let the axial view show the slice that has just come."""

@@ -49,6 +49,8 @@ class SegmentSettings:
         First and last axial slice, counted from 0 at the inferior end; None takes all.
     allow_mismatch : bool
         Run although the image is not of the model's kind.
+    denoise : str, optional
+        Folder of the bundle that cleans the image first.
     """
 
     model: str
@@ -58,6 +60,7 @@ class SegmentSettings:
     device: str = "auto"
     slices: tuple[int, int] | None = None
     allow_mismatch: bool = False
+    denoise: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,9 @@ class Step:
     Parameters
     ----------
     stage : str
-        "starting", "read", "segmenting", "post-processing" or "write".
+        "starting", "read", "denoising", "segmenting", "post-processing" or "write".
     done, total : int
-        Slices while segmenting.
+        Slices while denoising or segmenting.
     remaining : float, optional
         Seconds until all slices are there; None while that cannot be told.
     """
@@ -191,6 +194,7 @@ class SegmentationLogic:
                 device=settings.device,
                 slices=settings.slices,
                 allow_mismatch=settings.allow_mismatch,
+                denoise=settings.denoise,
                 live=str(folder / "labels.raw"),
             ),
         )

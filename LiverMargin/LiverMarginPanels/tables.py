@@ -8,7 +8,9 @@ from typing import Any
 import qt
 
 
-def fill(table: Any, headings: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
+def fill(
+    table: Any, headings: Sequence[str], rows: Sequence[Sequence[str | float]], sort_by: int | None = None
+) -> None:
     """Show rows in a table; numbers sort as numbers.
 
     Parameters
@@ -18,6 +20,9 @@ def fill(table: Any, headings: Sequence[str], rows: Sequence[Sequence[str | floa
     headings : sequence of str
     rows : sequence of sequence of str or float
         Each item of the first column remembers the number of its row here, see `row_of`.
+    sort_by : int, optional
+        Column by which the rows are sorted at first, smallest on top, and others by a click on their heading; None
+        keeps the order of `rows`.
     """
     table.setSortingEnabled(False)  # otherwise rows move while they are being filled
     table.setRowCount(0)
@@ -32,7 +37,9 @@ def fill(table: Any, headings: Sequence[str], rows: Sequence[Sequence[str | floa
                 item.setData(qt.Qt.UserRole, number)
             table.setItem(number, column, item)
     table.resizeColumnsToContents()
-    table.setSortingEnabled(True)
+    if sort_by is not None:
+        table.horizontalHeader().setSortIndicator(sort_by, qt.Qt.AscendingOrder)
+        table.setSortingEnabled(True)  # sorts by the indicator at once
 
 
 def row_of(table: Any, shown: int) -> int:

@@ -175,6 +175,12 @@ class Table(Widget):
     def setSortingEnabled(self, enabled: bool) -> None:
         self.sorting = enabled
 
+    def horizontalHeader(self) -> Table:
+        return self
+
+    def setSortIndicator(self, column: int, order: int) -> None:
+        self.sorted_by = column
+
     def setRowCount(self, rows: int) -> None:
         self.rows, self.cells = rows, {}
 
@@ -264,7 +270,7 @@ def install(monkeypatch: pytest.MonkeyPatch, scene=None, settings: dict | None =
     seen = types.SimpleNamespace(settings=settings if settings is not None else {}, asked=[], boxes=[], urls=[])
 
     qt = types.ModuleType("qt")
-    qt.Qt = types.SimpleNamespace(DisplayRole=0, UserRole=256)
+    qt.Qt = types.SimpleNamespace(DisplayRole=0, UserRole=256, AscendingOrder=0)
     qt.QTableWidgetItem = qt.QListWidgetItem = Item
     qt.QSettings = lambda: types.SimpleNamespace(setValue=seen.settings.__setitem__)
     qt.QUrl = types.SimpleNamespace(fromLocalFile=lambda path: path)

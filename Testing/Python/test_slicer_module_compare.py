@@ -139,6 +139,7 @@ def test_a_click_on_a_row_moves_all_views_to_the_slice(stage, monkeypatch):
     assert panel.ui.resultBox.visible, panel.ui.messageLabel.text
     table = panel.ui.slicesTable
     assert (table.item(0, 0).data(0), table.item(0, 2).data(0)) == (8, "missed")
+    assert table.headings[table.sorted_by] == "Boundary IoU"
     assert panel.ui.modelsTable.item(0, 0).data(0) == "model"
     jumps = []
     slice_node = types.SimpleNamespace(OffsetJumpSlice=0, JumpAllSlices=lambda scene, *place: jumps.append(place))

@@ -44,6 +44,7 @@ class Stage:
         self.seen = slicer_stand_ins.install(monkeypatch, self.scene, settings)
         monkeypatch.setenv("LIVERMARGIN_MODELS", str(tmp_path / "models"))
         monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+        monkeypatch.setattr("LiverMarginLib.models.store._PACKAGE", tmp_path / "no shipped models")
         (tmp_path / "runs").mkdir()
         self.runs, self.clock, self.process = tmp_path / "runs", Clock(), FakeProcess()
         self.client = WorkerClient(lambda: self.process, self.clock.later)
@@ -62,8 +63,9 @@ def segment_panel(stage: Stage, **parameters):
     logic = SegmentationLogic(stage.client, stage.clock.later, stage.clock, stage.runs)
     panel = stage.panel("Segment", logic, lambda: COMMAND, lambda: "", lambda: None)
     values = {
-        "inputVolume": add_volume(stage.scene, geometry("LPS")), "modality": "CT", "model": "", "device": "auto",
-        "outputSegmentation": None, "allSlices": True, "firstSlice": 0, "lastSlice": 0, "allowMismatch": False,
+        "inputVolume": add_volume(stage.scene, geometry("LPS")), "modality": "CT", "model": "", "denoiser": "",
+        "device": "auto", "outputSegmentation": None, "allSlices": True,
+        "firstSlice": 0, "lastSlice": 0, "allowMismatch": False,
         "followSlices": True,
     }  # fmt: skip
     node = Parameters(**(values | parameters))
@@ -186,6 +188,33 @@ def test_a_model_folder_of_ones_own_is_taken_or_refused_with_the_reason(stage, t
 
     again, _node = segment_panel(stage, model=node.model)  # restored with the scene
     assert again.ui.applyButton.enabled
+
+
+def test_an_image_is_denoised_first_only_when_asked(stage, tiny_model, tmp_path, monkeypatch):
+    segment = importlib.import_module("LiverMarginPanels.segment_panel")
+    cleaner = types.SimpleNamespace(folder=tmp_path / "cleaner", title="cleaner 1.0.0 (CT)")
+    monkeypatch.setattr(segment, "denoising_models", lambda: [cleaner])
+    panel, node = segment_panel(stage, model=str(tiny_model.folder))
+    assert panel.ui.denoiseBox.items == ["no", "cleaner 1.0.0 (CT)"] and panel.ui.denoiseBox.currentIndex == 0
+    panel.ui.applyButton.click()
+    assert stage.process.job["denoise"] is None
+    stage.process.ended.emit(1, False)
+
+    panel.ui.denoiseBox.currentIndex = 1
+    panel.ui.denoiseBox.emit("currentIndexChanged(int)", 1)
+    assert node.denoiser == str(tmp_path / "cleaner")
+    stage.process = FakeProcess()
+    panel.ui.applyButton.click()
+    assert stage.process.job["denoise"] == str(tmp_path / "cleaner")
+    stage.process.say(READY, Progress(2, 5, "denoising").to_dict())
+    assert panel.ui.statusLabel.text == "Denoising ..." and panel.ui.progressBar.range == (0, 5)
+
+
+def test_the_list_of_denoising_models_holds_no_model_that_segments(stage, tiny_model, tmp_path):
+    from LiverMarginPanels.model_choice import denoising_models
+
+    shutil.copytree(tiny_model.folder, tmp_path / "models" / "tiny")
+    assert "tiny" not in {choice.manifest.name for choice in denoising_models()}
 
 
 def test_closing_the_panel_ends_the_worker_and_lets_go_of_the_node(stage, tiny_model, tmp_path):
