@@ -118,7 +118,6 @@ def spawn(folder: Path, resume: bool, *arguments: str) -> subprocess.CompletedPr
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_training_killed_in_the_middle_of_an_epoch_resumes_to_the_same_bits(
     unbroken: TrainResult, tmp_path: Path
