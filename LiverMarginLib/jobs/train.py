@@ -36,6 +36,8 @@ class PhantomCohort:
         Voxels and mm along (k, j, i).
     random_contrast : float
         Share of the scans with unrelated random intensities.
+    noise_hu, streaks : float, optional
+        Noise (standard deviation in HU) and strength of streaks; drawn by the seed if None.
     """
 
     patients: int
@@ -44,13 +46,21 @@ class PhantomCohort:
     shape: tuple[int, int, int] = (44, 256, 256)
     spacing: tuple[float, float, float] = (5.0, 1.55, 1.55)
     random_contrast: float = 0.2
+    noise_hu: float | None = None
+    streaks: float | None = None
 
     def source(self, folder: Path, on_event: OnEvent, cancel: CancelToken) -> SliceSource:
         """Make the patients that `folder` does not hold yet."""
         from LiverMarginLib.phantom import PhantomOptions
         from LiverMarginLib.training.phantom_source import PhantomSource
 
-        options = PhantomOptions(shape=self.shape, spacing=self.spacing, random_contrast=self.random_contrast)
+        options = PhantomOptions(
+            shape=self.shape,
+            spacing=self.spacing,
+            random_contrast=self.random_contrast,
+            noise_hu=self.noise_hu,
+            streaks=self.streaks,
+        )
         seeds = range(self.first_seed, self.first_seed + self.patients)
         source = PhantomSource(seeds, options, folder, scans=self.scans)
         source.prepare(on_event=on_event, cancel=cancel)
@@ -164,6 +174,8 @@ class TrainJob(DatasetJob):
     def _sources(self, cache: Path, on_event: OnEvent, cancel: CancelToken) -> tuple[SliceSource, SliceSource | None]:
         if not self.data:
             train = PhantomCohort(self.phantoms, shape=self.phantom_shape, spacing=self.phantom_spacing)
+            if self.model == "dncnn-sr":  # learns from clean slices, which it spoils itself
+                train = replace(train, noise_hu=1.0, streaks=0.0)
             validation = replace(train, patients=self.validation_phantoms, first_seed=VALIDATION_SEEDS)
             return train.source(cache, on_event, cancel), validation.source(cache, on_event, cancel)
         from LiverMarginLib.datasets.slice_store import SliceStore
