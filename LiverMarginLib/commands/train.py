@@ -12,7 +12,7 @@ from LiverMarginLib.events import Event, Metric
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    from LiverMarginLib.training.config import PROFILES
+    from LiverMarginLib.training.profiles import PROFILES
 
     parser.add_argument("model", choices=sorted(PROFILES), help="the network")
     parser.add_argument("--profile", default="robust", help="shipped settings: paper, robust, ... (default: robust)")

@@ -76,7 +76,7 @@ class TrainJob(DatasetJob):
     data : str
         A data set (see `DatasetJob`); empty to train on phantoms.
     model, profile : str
-        Keys of `LiverMarginLib.training.config.PROFILES`.
+        Keys of `LiverMarginLib.training.profiles.PROFILES`.
     out : str
         Folder of the bundle; it appears when the training ends.
     work : str, optional
@@ -163,7 +163,8 @@ class TrainJob(DatasetJob):
         InputError
             If a setting is unknown or of the wrong type.
         """
-        from LiverMarginLib.training.config import TrainConfig, profile
+        from LiverMarginLib.training.config import TrainConfig
+        from LiverMarginLib.training.profiles import profile
 
         values = profile(self.model, self.profile).to_dict()
         for key, text in self.settings.items():

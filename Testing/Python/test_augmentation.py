@@ -9,10 +9,11 @@ from scipy import ndimage
 torch = pytest.importorskip("torch")
 
 from LiverMarginLib.training.augmentation import Augmentation, spatial  # noqa: E402
-from LiverMarginLib.training.config import PROFILES, AugmentationConfig, DegradationConfig  # noqa: E402
+from LiverMarginLib.training.config import AugmentationConfig, DegradationConfig  # noqa: E402
 from LiverMarginLib.training.degradation import Degradation  # noqa: E402
 from LiverMarginLib.training.determinism import Purpose, keyed_rng  # noqa: E402
 from LiverMarginLib.training.filters import gaussian_blur  # noqa: E402
+from LiverMarginLib.training.profiles import PROFILES  # noqa: E402
 
 EVERYTHING = AugmentationConfig(**{name: 1.0 for name in AugmentationConfig.__annotations__ if name.endswith("_p")})
 

@@ -11,8 +11,9 @@ from detectron_examples import SMALL, ellipses
 
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import CancelToken, Metric
-from LiverMarginLib.training.config import AugmentationConfig, Decay, ScheduleConfig, TrainConfig, profile
+from LiverMarginLib.training.config import AugmentationConfig, Decay, ScheduleConfig, TrainConfig
 from LiverMarginLib.training.data import InMemorySource, SliceSample
+from LiverMarginLib.training.profiles import profile
 
 pytestmark = pytest.mark.detectron2
 SIZE = 64

@@ -14,8 +14,8 @@ torch = pytest.importorskip("torch")
 
 from LiverMarginLib.models.dncnn_sr import DnCNNSR  # noqa: E402
 from LiverMarginLib.training.bundling import bundle_from_training  # noqa: E402
-from LiverMarginLib.training.config import PROFILES  # noqa: E402
 from LiverMarginLib.training.image_quality import body_mask, image_quality  # noqa: E402
+from LiverMarginLib.training.profiles import PROFILES  # noqa: E402
 from LiverMarginLib.training.restoration import constant_image_error  # noqa: E402
 from LiverMarginLib.training.trainer import train  # noqa: E402
 

@@ -7,15 +7,8 @@ import json
 import pytest
 
 from LiverMarginLib.errors import InputError
-from LiverMarginLib.training.config import (
-    PROFILES,
-    AugmentationConfig,
-    Decay,
-    LossKind,
-    OptimiserKind,
-    TrainConfig,
-    profile,
-)
+from LiverMarginLib.training.config import AugmentationConfig, Decay, LossKind, OptimiserKind, TrainConfig
+from LiverMarginLib.training.profiles import PROFILES, profile
 
 PROBABILITIES = [name for name in AugmentationConfig.__annotations__ if name.endswith("_p")]
 SHIPPED = [(model, name) for model, profiles in PROFILES.items() for name in profiles]

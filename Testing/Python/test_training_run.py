@@ -23,7 +23,6 @@ from LiverMarginLib.models.bundle import Bundle  # noqa: E402
 from LiverMarginLib.models.unet import UNet  # noqa: E402
 from LiverMarginLib.training.bundling import bundle_from_training  # noqa: E402
 from LiverMarginLib.training.config import (  # noqa: E402
-    PROFILES,
     AugmentationConfig,
     LossConfig,
     LossKind,
@@ -35,6 +34,7 @@ from LiverMarginLib.training.config import (  # noqa: E402
 from LiverMarginLib.training.curves import draw_curves  # noqa: E402
 from LiverMarginLib.training.data import InMemorySource, SliceSample, usable_slices  # noqa: E402
 from LiverMarginLib.training.loader import Batch  # noqa: E402
+from LiverMarginLib.training.profiles import PROFILES  # noqa: E402
 from LiverMarginLib.training.segmentation import SegmentationTask, patient_iou  # noqa: E402
 from LiverMarginLib.training.task import build_task  # noqa: E402
 from LiverMarginLib.training.trainer import Ending, train  # noqa: E402

@@ -1,0 +1,156 @@
+"""The trainings that ship: for each network, named descriptions of a whole training.
+
+This module does not import torch, so that a panel can list them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from LiverMarginLib.errors import InputError
+from LiverMarginLib.training.config import (
+    AugmentationConfig,
+    Decay,
+    DegradationConfig,
+    LossConfig,
+    LossKind,
+    OptimiserConfig,
+    OptimiserKind,
+    ScheduleConfig,
+    TrainConfig,
+)
+
+# The liver-margin paper names rotation, scaling and elastic deformation; its rates, batch and epochs are not given,
+# and these are the defaults of the public Keras network that its Table 4 repeats number for number.
+_PAPER_UNET = TrainConfig(
+    model="unet",
+    loss=LossConfig(LossKind.BCE),
+    optimiser=OptimiserConfig(OptimiserKind.ADAM, 1e-3),
+    augmentation=AugmentationConfig(rotation_p=0.5, rotation=15.0, scale_p=0.5, scale=(0.9, 1.1), elastic_p=0.3),
+    batch=8,
+    epochs=100,
+    early_stopping=15,
+)
+
+# nnU-Net's list of augmentations with its probabilities, less mirrors and half turns (a mirrored liver is situs
+# inversus), plus elastic deformation and off-centre fields of view.
+_ROBUST_UNET = replace(
+    _PAPER_UNET,
+    loss=LossConfig(LossKind.BCE_DICE),
+    optimiser=OptimiserConfig(OptimiserKind.ADAMW, 1e-3, weight_decay=1e-2, clip_norm=1.0, ema_decay=0.999),
+    schedule=ScheduleConfig(Decay.COSINE, warmup_steps=200, floor=0.01),
+    augmentation=AugmentationConfig(
+        rotation_p=0.3,
+        rotation=30.0,
+        scale_p=0.3,
+        elastic_p=0.2,
+        crop_p=0.2,
+        noise_p=0.15,
+        blur_p=0.2,
+        brightness_p=0.15,
+        contrast_p=0.15,
+        low_resolution_p=0.25,
+        gamma_p=0.3,
+        inverted_gamma_p=0.1,
+    ),
+    epochs=200,
+    early_stopping=40,
+)
+
+# The dilated bottleneck alone sees 88 pixels to every side: on patches not much larger than that, a network learns the
+# zeros around them, and is then at a loss in a whole slice.
+_ROBUST_DNCNN_SR = TrainConfig(
+    model="dncnn-sr",
+    model_options={"scale": 1},
+    loss=LossConfig(LossKind.MSE_SSIM),
+    optimiser=OptimiserConfig(OptimiserKind.ADAM, 1e-3, clip_norm=1.0, ema_decay=0.999),
+    schedule=ScheduleConfig(Decay.COSINE, warmup_steps=100, floor=0.01),
+    size=256,
+    batch=8,
+    epochs=100,
+    early_stopping=20,
+)
+
+# Table 5 with Detectron2's own solver: 0.02 for 16 images a step, scaled to the batch (Goyal et al. 2017), and falls
+# after 7/9 and 25/27. The paper names no epochs; from scratch these are about 90,000 steps of its 1,332 slices.
+_PAPER_DETECTRON2 = TrainConfig(
+    model="detectron2",
+    optimiser=OptimiserConfig(OptimiserKind.SGD, 0.01, weight_decay=1e-4, momentum=0.9),
+    schedule=ScheduleConfig(warmup_steps=1000),
+    batch=8,
+    epochs=540,
+    validate_every=10,
+    early_stopping=10,
+)
+
+# Group normalisation learns from small batches; finer masks lift the ceiling of the 28 x 28 head.
+_ROBUST_DETECTRON2 = replace(
+    _PAPER_DETECTRON2,
+    model_options={"depth": 50, "norm": "GN", "mask": 112},
+    optimiser=OptimiserConfig(OptimiserKind.ADAMW, 2e-4, weight_decay=1e-2, clip_norm=1.0, ema_decay=0.999),
+    schedule=ScheduleConfig(Decay.COSINE, warmup_steps=500),
+    augmentation=_ROBUST_UNET.augmentation,
+    epochs=200,
+    validate_every=5,
+)
+
+# Learns phantoms of 256 pixels on two CPU cores while one waits.
+_SMALL_DETECTRON2 = replace(
+    _PAPER_DETECTRON2,
+    model_options={
+        "depth": 18,
+        "norm": "GN",
+        "fpn_channels": 64,
+        "mask_channels": 64,
+        "box_width": 256,
+        "rpn_batch": 64,
+        "roi_batch": 32,
+    },
+    optimiser=OptimiserConfig(OptimiserKind.ADAMW, 5e-4, weight_decay=1e-2, clip_norm=1.0),
+    schedule=ScheduleConfig(Decay.COSINE, warmup_steps=50),
+    augmentation=AugmentationConfig(rotation_p=0.3, scale_p=0.3, scale=(0.8, 1.25)),
+    size=256,
+    batch=4,
+    epochs=10,
+    steps_per_epoch=100,
+    validate_every=2,
+    early_stopping=None,
+)
+
+PROFILES: Mapping[str, Mapping[str, TrainConfig]] = {
+    "unet": {"paper": _PAPER_UNET, "robust": _ROBUST_UNET},
+    "dncnn-sr": {
+        # The paper trains noisy low-resolution to clean high-resolution images and gives no scale factor.
+        "paper": replace(
+            _ROBUST_DNCNN_SR,
+            model_options={"scale": 2},
+            optimiser=OptimiserConfig(OptimiserKind.ADAM, 1e-3),
+            schedule=ScheduleConfig(),
+            degradation=DegradationConfig(streaks_p=0.0),
+        ),
+        "robust": _ROBUST_DNCNN_SR,
+        "robust-x2": replace(_ROBUST_DNCNN_SR, model_options={"scale": 2}),
+    },
+    "detectron2": {
+        "paper": _PAPER_DETECTRON2,
+        "robust": _ROBUST_DETECTRON2,
+        "small": _SMALL_DETECTRON2,
+        "small-112": replace(_SMALL_DETECTRON2, model_options={**_SMALL_DETECTRON2.model_options, "mask": 112}),
+    },
+}
+
+
+def profile(model: str, name: str) -> TrainConfig:
+    """Return the shipped configuration `name` of `model`.
+
+    Raises
+    ------
+    InputError
+        If there is none of that name; the message lists those there are.
+    """
+    if model not in PROFILES:
+        raise InputError(f"There is no trainable model '{model}'; choose one of {', '.join(PROFILES)}.")
+    if name not in PROFILES[model]:
+        raise InputError(f"The model '{model}' has no profile '{name}'; choose one of {', '.join(PROFILES[model])}.")
+    return PROFILES[model][name]
