@@ -99,7 +99,7 @@ def diagnose() -> Diagnosis:
         processors=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         packages=packages,
         devices=devices,
-        sample_data=_sample_data(),
+        sample_data=None if (data := sample_data_folder()) is None else str(data),
         problems=tuple(problems),
     )
 
@@ -155,10 +155,7 @@ def _prove(device: str) -> str:
     return "" if total == 9 * 36 else f"a convolution gave {total} instead of 324"
 
 
-def _sample_data() -> str | None:
-    """Where the real volumes for development lie, if they do."""
+def sample_data_folder() -> Path | None:
+    """Return where the real volumes for development lie (LIVERMARGIN_DATA, ../shared/data); None if they do not."""
     candidates = [os.environ.get("LIVERMARGIN_DATA"), Path(__file__).resolve().parents[2] / "shared" / "data"]
-    for candidate in candidates:
-        if candidate and (Path(candidate) / "ct_portal_slab").is_dir():
-            return str(candidate)
-    return None
+    return next((Path(c) for c in candidates if c and (Path(c) / "ct_portal_slab").is_dir()), None)

@@ -7,7 +7,6 @@ everything is. Without options the CT is a synthetic abdomen with exact labels; 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -32,16 +31,13 @@ def arguments() -> argparse.Namespace:
 
 def real_case() -> dict[str, object] | None:
     """Return the real CT with a liver label, where the development data lie beside the source tree."""
-    candidates = [os.environ.get("LIVERMARGIN_DATA"), _environment.REPOSITORY.parent / "shared" / "data"]
-    for folder in [Path(candidate) / REAL_CASE for candidate in candidates if candidate]:
-        if (folder / "dicom").is_dir():
-            return {
-                "name": "ct_portal_slab",
-                "input": folder / "dicom",
-                "reference": folder / "labels.nii.gz",
-                "label": "5",
-            }
-    return None
+    from LiverMarginLib.diagnostics import sample_data_folder
+
+    data = sample_data_folder()
+    if data is None:
+        return None
+    folder = data / REAL_CASE
+    return {"name": REAL_CASE, "input": folder / "dicom", "reference": folder / "labels.nii.gz", "label": "5"}
 
 
 def cases(options: argparse.Namespace, terminal: object) -> list[dict[str, object]]:

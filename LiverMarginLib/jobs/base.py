@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 
 from LiverMarginLib.errors import InputError, LiverMarginError, ResourceError
 from LiverMarginLib.events import CancelToken, OnEvent, Result, ignore
+from LiverMarginLib.volume import Modality
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,22 @@ def _fits(value: object, expected: Any) -> bool:
     if expected is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, expected)
+
+
+def modality_named(name: str | None) -> Modality | None:
+    """Return the modality that a job's field names, in either case; None stays None.
+
+    Raises
+    ------
+    InputError
+        If there is none of that name.
+    """
+    if name is None:
+        return None
+    try:
+        return Modality(name.upper())
+    except ValueError:
+        raise InputError(f"The modality {name!r} is unknown; use CT or MR.") from None
 
 
 def run(job: Job, on_event: OnEvent = ignore, cancel: CancelToken | None = None) -> dict[str, Any]:

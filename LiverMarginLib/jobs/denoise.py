@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import CancelToken, OnEvent, Progress
-from LiverMarginLib.jobs.base import Job
-from LiverMarginLib.volume import Modality
+from LiverMarginLib.jobs.base import Job, modality_named
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class DenoiseJob(Job):
         volume = read_volume(
             source,
             series=self.series,
-            modality=None if self.modality is None else Modality(self.modality),
+            modality=modality_named(self.modality),
             on_event=on_event,
         )
         denoiser = load_denoiser(bundle, device=self.device, runtime=self.runtime, threads=self.threads)

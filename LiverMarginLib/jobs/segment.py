@@ -12,8 +12,8 @@ import numpy as np
 
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import CancelToken, OnEvent, Progress
-from LiverMarginLib.jobs.base import Job
-from LiverMarginLib.volume import LabelMap, Modality, Volume
+from LiverMarginLib.jobs.base import Job, modality_named
+from LiverMarginLib.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
     from LiverMarginLib.models.bundle import Bundle
@@ -98,7 +98,7 @@ class SegmentJob(Job):
         volume = read_volume(
             self.input,
             series=self.series,
-            modality=_modality(self.modality),
+            modality=modality_named(self.modality),
             spacing=self.spacing,
             on_event=on_event,
         )
@@ -178,12 +178,3 @@ def measurements(volume: Volume, labels: LabelMap) -> dict[str, Any]:
             }
         )
     return {"slices": seen.shape[0], "spacing_known": volume.spacing_known, "segments": segments}
-
-
-def _modality(name: str | None) -> Modality | None:
-    if name is None:
-        return None
-    try:
-        return Modality(name.upper())
-    except ValueError:
-        raise InputError(f"The modality {name!r} is unknown; use CT or MR.") from None

@@ -13,6 +13,7 @@ from LiverMarginLib.events import CancelToken, OnEvent
 from LiverMarginLib.jobs.dataset import DatasetJob
 
 if TYPE_CHECKING:
+    from LiverMarginLib.datasets.model import Dataset
     from LiverMarginLib.datasets.split import Split
     from LiverMarginLib.training.config import TrainConfig
     from LiverMarginLib.training.data import SliceSource
@@ -182,7 +183,7 @@ class TrainJob(DatasetJob):
         from LiverMarginLib.datasets.slice_store import SliceStore
 
         dataset = self.open()
-        split = self._split(on_event, cancel)
+        split = self._split(dataset, on_event, cancel)
         stores = [
             SliceStore(dataset, cases, folder=cache, on_event=on_event, cancel=cancel) if cases else None
             for cases in (split.slices("train", self.fold), split.slices("val", self.fold))
@@ -191,10 +192,9 @@ class TrainJob(DatasetJob):
             raise InputError("The split leaves no patient to train on; make it with other shares.")
         return stores[0], stores[1]
 
-    def _split(self, on_event: OnEvent, cancel: CancelToken) -> Split:
+    def _split(self, dataset: Dataset, on_event: OnEvent, cancel: CancelToken) -> Split:
         from LiverMarginLib.datasets.split import load_split, split_dataset
 
-        dataset = self.open()
         if self.split is None:
             return split_dataset(dataset, fractions=(0.7, 0.15, 0.15), on_event=on_event, cancel=cancel)
         split = load_split(self.split)

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from LiverMarginLib.diagnostics import sample_data_folder
+
 if TYPE_CHECKING:
     from LiverMarginLib.models.bundle import Bundle
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def real_data_folder() -> Path | None:
-    """Return the folder of real volumes, or None where there is none."""
-    candidates = [os.environ.get("LIVERMARGIN_DATA"), REPOSITORY.parent / "shared" / "data"]
-    for candidate in candidates:
-        if candidate and (Path(candidate) / "ct_portal_slab").is_dir():
-            return Path(candidate)
-    return None
 
 
 def _has_cuda() -> bool:
@@ -34,7 +26,7 @@ def _has_cuda() -> bool:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reasons = {
-        "realdata": (real_data_folder() is not None, "no real volumes (../shared/data or LIVERMARGIN_DATA)"),
+        "realdata": (sample_data_folder() is not None, "no real volumes (../shared/data or LIVERMARGIN_DATA)"),
         "slicer": (importlib.util.find_spec("slicer") is not None, "slicer-core is not installed"),
         "detectron2": (importlib.util.find_spec("detectron2") is not None, "detectron2 is not installed"),
     }
@@ -49,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real volumes; use with ``@pytest.mark.realdata``."""
-    folder = real_data_folder()
+    folder = sample_data_folder()
     assert folder is not None
     return folder
 
