@@ -90,7 +90,7 @@ def _training(out: Path, profile: str, **changes: object):
     return replace(tiny, device="cpu", **changes)
 
 
-@pytest.mark.parametrize("profile", ["paper", "robust", "robust-x2"])
+@pytest.mark.parametrize("profile", sorted(PROFILES["dncnn-sr"]))
 def test_every_profile_trains_and_reports_gains_over_the_input(tmp_path: Path, profile: str) -> None:
     result = train(_training(tmp_path, profile), source(1), source(2))
     assert result.scores["psnr_body"] > 10
