@@ -27,6 +27,11 @@ def measured(work: Callable[[], Any]) -> tuple[Any, float, float]:
     return result, seconds, max(0.0, _status("VmHWM") - before)
 
 
+def peak_of_this_process() -> float:
+    """Return the largest memory of this process so far, in MiB, with the interpreter and all libraries."""
+    return _status("VmHWM")
+
+
 def _status(field: str) -> float:
     path = Path("/proc/self/status")
     if path.exists():

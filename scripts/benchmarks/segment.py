@@ -1,0 +1,220 @@
+"""How fast a volume is segmented: against an eager loop over slices, against the machine's peak, stage by stage.
+
+Three things are measured, in turns. The network alone: LiverMargin's way of running it against the same weights in
+torch, slice by slice as a notebook would do it, with the largest difference of the probabilities. The machine: what a
+3 x 3 convolution that fits the cache reaches, and what copying a large array does, which give the two floors of the
+network's time (operations over the peak, bytes over the bandwidth). The whole: a DICOM series of 512 x 512 slices to
+a seg.nrrd, with the share of each stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measuring import in_own_process, measured
+
+OURS, EAGER = "LiverMargin", "eager torch, slice by slice"
+# Multiply-adds of the U-Net of Table 4 on one 512 x 512 slice, and the values that its layers write and read again.
+UNET_MACS, UNET_ACTIVATIONS = 12.05e9, 88e6
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `benchmark.py segment`."""
+    parser.add_argument("--slices", type=int, default=300, help="of the DICOM series")
+    parser.add_argument("--network-slices", type=int, default=16, help="512 x 512, for the network alone")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="CPU threads of both contenders")
+    parser.add_argument("--json", type=Path, help="also write every figure here")
+    parser.add_argument("--part", choices=["ours", "eager", "peak", "end-to-end"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure in turns and print the tables."""
+    if options.part:
+        print(json.dumps(_PARTS[options.part](options)))
+        return 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_inputs(folder, options.slices)
+        found: dict[str, list[dict[str, Any]]] = {part: [] for part in _PARTS}
+        for repeat in range(options.repeats):
+            for part in _PARTS:
+                found[part].append(in_own_process(_arguments(part, folder, options)))
+            print(f"round {repeat + 1} of {options.repeats}", flush=True)
+        difference = _largest_difference(folder)
+    show(found, options, difference)
+    if options.json:
+        options.json.write_text(json.dumps({**found, "largest_difference": difference}, indent=2))
+    return 0
+
+
+def _arguments(part: str, folder: Path, options: argparse.Namespace) -> list[str]:
+    script = Path(__file__).resolve().parents[1] / "benchmark.py"
+    words = [str(script), "segment", "--part", part, "--folder", str(folder)]
+    words += ["--network-slices", str(options.network_slices)]
+    return words + ([] if options.threads is None else ["--threads", str(options.threads)])
+
+
+def make_inputs(folder: Path, slices: int) -> None:
+    """Write an untrained U-Net of Table 4 for 512 x 512 slices as a bundle, and a phantom as a DICOM series."""
+    import torch
+
+    from LiverMarginLib.io.volume_writers import write_volume
+    from LiverMarginLib.models.bundle import save_bundle
+    from LiverMarginLib.models.manifest import Manifest, Window
+    from LiverMarginLib.models.unet import TABLE_4_WIDTHS, UNet
+    from LiverMarginLib.phantom import PhantomOptions, make_phantom
+    from LiverMarginLib.terminology import LIVER
+    from LiverMarginLib.volume import IntensityKind, Modality
+
+    torch.manual_seed(0)
+    manifest = Manifest(
+        name="table-4",
+        version="1.0.0",
+        architecture="unet",
+        modality=Modality.CT,
+        input_kind=IntensityKind.HU,
+        window=Window(-160, 240),
+        labels=(LIVER,),
+        parameters={"in_channels": 1, "classes": 1, "widths": list(TABLE_4_WIDTHS), "dropout": 0.1},
+    )
+    save_bundle(folder / "table-4", manifest, module=UNet().eval())
+    phantom = make_phantom(1, PhantomOptions(shape=(slices, 512, 512), spacing=(220 / slices, 0.78, 0.78)))
+    write_volume(phantom.volume, folder / "dicom")
+
+
+def _network_inputs(count: int) -> np.ndarray:
+    return np.random.default_rng(0).random((count, 1, 512, 512), dtype=np.float32)
+
+
+def ours(options: argparse.Namespace) -> dict[str, Any]:
+    """The network by LiverMargin, in its own batches."""
+    from LiverMarginLib.inference.segmenter import load_segmenter
+    from LiverMarginLib.inference.slicewise import _CPU_BATCH
+    from LiverMarginLib.models.bundle import Bundle
+
+    segmenter = load_segmenter(Bundle.load(options.folder / "table-4"), device="cpu", threads=options.threads)
+    images = _network_inputs(options.network_slices)
+    segmenter.predict(images[:_CPU_BATCH])
+
+    def work() -> np.ndarray:
+        return np.concatenate(
+            [segmenter.predict(images[k : k + _CPU_BATCH]) for k in range(0, len(images), _CPU_BATCH)]
+        )
+
+    probabilities, seconds, mib = measured(work)
+    np.save(options.folder / "ours.npy", probabilities)
+    return {"seconds": seconds / len(images), "mib": mib, "runtime": segmenter.runtime}
+
+
+def eager(options: argparse.Namespace) -> dict[str, Any]:
+    """The same weights in torch as a notebook runs them: one slice, one call, the default memory layout."""
+    import torch
+
+    from LiverMarginLib.models.bundle import Bundle
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    module = Bundle.load(options.folder / "table-4").torch_module().eval()
+    images = _network_inputs(options.network_slices)
+
+    @torch.no_grad()
+    def work() -> np.ndarray:
+        return np.concatenate([torch.sigmoid(module(torch.from_numpy(image[None]))).numpy() for image in images])
+
+    with torch.no_grad():
+        module(torch.from_numpy(images[:1]))
+    probabilities, seconds, mib = measured(work)
+    np.save(options.folder / "eager.npy", probabilities)
+    return {"seconds": seconds / len(images), "mib": mib, "runtime": f"torch {torch.__version__}"}
+
+
+def peak(options: argparse.Namespace) -> dict[str, Any]:
+    """What this machine's best convolution and its memory reach."""
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    convolution = torch.nn.Conv2d(128, 128, 3, padding=1).to(memory_format=torch.channels_last)
+    image = torch.rand(1, 128, 64, 64).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        macs = _best_rate(lambda: convolution(image), 64 * 64 * 128 * 128 * 9)
+    array = torch.ones(64 << 20)
+    target = torch.empty_like(array)
+    return {"gmac": macs / 1e9, "gb": _best_rate(lambda: target.copy_(array), 2 * array.nbytes) / 1e9}
+
+
+def _best_rate(work: Any, amount: float) -> float:
+    seconds = []
+    for _ in range(20):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return amount / min(seconds)
+
+
+def end_to_end(options: argparse.Namespace) -> dict[str, Any]:
+    """A DICOM series to a seg.nrrd by the shipped model, as the command line does it."""
+    from LiverMarginLib.events import Event, Progress
+    from LiverMarginLib.jobs.base import run as run_job
+    from LiverMarginLib.jobs.segment import SegmentJob
+
+    stages: dict[str, float] = {}
+    last = time.perf_counter()
+    stage = "start"
+
+    def clock(event: Event) -> None:
+        nonlocal last, stage
+        if isinstance(event, Progress):
+            now = time.perf_counter()
+            stages[stage] = stages.get(stage, 0.0) + now - last
+            last, stage = now, event.stage
+
+    out = options.folder / f"liver-{time.time_ns()}.seg.nrrd"
+    job = SegmentJob(str(options.folder / "dicom"), "unet-ct", (str(out),), device="cpu", threads=options.threads)
+    values, seconds, mib = measured(lambda: run_job(job, clock))
+    return {"seconds": seconds, "mib": mib, "stages": stages, "slices": values["slices"]}
+
+
+_PARTS = {"ours": ours, "eager": eager, "peak": peak, "end-to-end": end_to_end}
+
+
+def _largest_difference(folder: Path) -> float:
+    return float(np.abs(np.load(folder / "ours.npy") - np.load(folder / "eager.npy")).max())
+
+
+def show(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace, difference: float) -> None:
+    """Print the network's table, the floors, and the stages."""
+
+    def median(part: str, key: str) -> float:
+        return statistics.median(float(one[key]) for one in found[part])
+
+    seconds = median("ours", "seconds")
+    print(
+        f"\nU-Net of Table 4, 512 x 512, {options.network_slices} slices{'':8}{'ms a slice':>12}{'ratio':>8}{'MiB':>8}"
+    )
+    for part in ("ours", "eager"):
+        label = f"{OURS if part == 'ours' else EAGER} ({found[part][0]['runtime']})"
+        mine = median(part, "seconds")
+        print(f"{label:52}{1000 * mine:12.0f}{mine / seconds:8.2f}{median(part, 'mib'):8.0f}")
+    print(f"largest difference of a probability: {difference:.1e}")
+    rate, bandwidth = max(one["gmac"] for one in found["peak"]), max(one["gb"] for one in found["peak"])
+    floors = UNET_MACS / rate / 1e9, UNET_ACTIVATIONS * 4 * 2 / bandwidth / 1e9
+    print(
+        f"floors: {1000 * floors[0]:.0f} ms of arithmetic at {rate:.0f} GMAC/s, {1000 * floors[1]:.0f} ms of memory at "
+        f"{bandwidth:.1f} GB/s; LiverMargin reaches {floors[0] / seconds:.0%} of the peak"
+    )
+    whole = median("end-to-end", "seconds")
+    print(f"\nDICOM to seg.nrrd, 512 x 512 x {found['end-to-end'][0]['slices']}, unet-ct: {whole:.1f} s")
+    for stage in found["end-to-end"][0]["stages"]:
+        spent = statistics.median(one["stages"].get(stage, 0.0) for one in found["end-to-end"])
+        print(f"  {stage:24}{spent:8.2f} s{spent / whole:8.0%}")
