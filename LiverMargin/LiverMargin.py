@@ -265,7 +265,7 @@ class LiverMarginTest(ScriptedLoadableModuleTest):
         logic = LiverMarginLogic()
         export = ExportLogic(logic.new_client())
         ends = []
-        export.written.connect(ends.append)
+        export.succeeded.connect(ends.append)
         export.failed.connect(ends.append)
         with tempfile.TemporaryDirectory() as folder:
             suffixes = (".seg.nrrd", ".nii.gz", ".stl")

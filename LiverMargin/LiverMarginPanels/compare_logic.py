@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +12,11 @@ import numpy as np
 
 from LiverMarginLib import mrml
 from LiverMarginLib.errors import InputError
-from LiverMarginLib.events import Event, Failure, Notice, Progress, Result
 from LiverMarginLib.io.writers import write_labelmap
 from LiverMarginLib.jobs.compare import CompareJob
 from LiverMarginLib.terminology import LIVER, Segment
 from LiverMarginLib.volume import LabelMap, axial_view
-from LiverMarginPanels.run_folder import new_run_folder
-from LiverMarginPanels.signals import Signal
+from LiverMarginPanels.run_logic import RunLogic
 from LiverMarginPanels.worker_client import Command, WorkerClient
 
 SCORES = ("dice", "mask_iou", "boundary_iou", "margin_abs_mm", "margin_beyond_mm", "margin_short_mm")
@@ -125,33 +122,13 @@ def organ_labels(node: Any, organ: Organ) -> LabelMap:
     return replace(labels, array=mask, segments=(Segment(1, organ.name, LIVER.colour),))
 
 
-class CompareLogic:
-    """Runs one comparison at a time.
-
-    Parameters
-    ----------
-    client : WorkerClient
-    temporary : Path, optional
-        Where the run's folder is made; None takes the system's place.
-    """
+class CompareLogic(RunLogic[Comparison]):
+    """Runs one comparison at a time; see `RunLogic`."""
 
     def __init__(self, client: WorkerClient, temporary: Path | None = None) -> None:
-        self.progressed: Signal[[Progress]] = Signal()
-        self.noticed: Signal[[str]] = Signal()
-        self.compared: Signal[[Comparison]] = Signal()
-        self.failed: Signal[[Failure]] = Signal()
-        self._client = client
-        self._temporary = temporary
-        self._folder: Path | None = None
+        super().__init__(client, temporary)
         self._kept: Path | None = None
         self._reference: LabelMap | None = None
-        client.event.connect(self._hear)
-        client.finished.connect(self._finished)
-
-    @property
-    def running(self) -> bool:
-        """Whether a comparison runs."""
-        return self._folder is not None
 
     def start(
         self, reference: Any, organ: Organ, predictions: list[Any], command: Command, keep: Path | None = None
@@ -175,33 +152,20 @@ class CompareLogic:
         LiverMarginError
             If something cannot be compared; nothing has happened then.
         """
-        if self._folder is not None:
-            raise InputError("A comparison runs already; cancel it first.")
-        if not predictions:
-            raise InputError("There is nothing to compare with the reference; tick at least one segmentation.")
-        labels = {name: organ_labels(node, counterpart(node, organ.name)) for name, node in _named(predictions).items()}
-        truth = organ_labels(reference, organ)
-        folder = new_run_folder(self._temporary)
-        try:
+        with self._preparing() as folder:
+            if not predictions:
+                raise InputError("There is nothing to compare with the reference; tick at least one segmentation.")
             files = {}
-            for number, (name, each) in enumerate(labels.items()):
-                files[name] = str(write_labelmap(each, folder / f"{number}.seg.nrrd")[0])
+            for number, (name, node) in enumerate(_named(predictions).items()):
+                labels = organ_labels(node, counterpart(node, organ.name))
+                files[name] = str(write_labelmap(labels, folder / f"{number}.seg.nrrd")[0])
+            truth = organ_labels(reference, organ)
             write_labelmap(truth, folder / "reference.seg.nrrd")
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        self._folder, self._kept, self._reference = folder, keep, truth
-        job = CompareJob(str(folder / "reference.seg.nrrd"), files, str(folder / "tables" if keep is None else keep))
-        self._client.start(command, job)
-
-    def cancel(self) -> None:
-        """Stop the run; `failed` tells when it is over."""
-        self._client.cancel()
-
-    def abandon(self) -> None:
-        """Stop the run at once and tell nobody."""
-        self._client.abandon()
-        self._clean()
+            self._kept, self._reference = keep, truth
+            job = CompareJob(
+                str(folder / "reference.seg.nrrd"), files, str(folder / "tables" if keep is None else keep)
+            )
+            self._client.start(command, job)
 
     def place_of(self, index: int) -> tuple[float, float, float]:
         """Where to look in an axial slice of the last comparison: RAS mm of the middle of the reference in it."""
@@ -213,27 +177,7 @@ class CompareLogic:
         r, a, s, _one = view.geometry.ijk_to_ras @ (columns.mean(), rows.mean(), index, 1)
         return float(r), float(a), float(s)
 
-    def _hear(self, event: Event) -> None:
-        if isinstance(event, Progress):
-            self.progressed.emit(event)
-        elif isinstance(event, Notice):
-            self.noticed.emit(event.message)
-
-    def _finished(self, outcome: Result | Failure) -> None:
-        found: Comparison | None = None
-        try:
-            if isinstance(outcome, Result):
-                found = self._read(outcome.values)
-        except (OSError, ValueError, KeyError) as error:
-            outcome = Failure("resource", "The tables of the comparison could not be read; start again.", repr(error))
-        finally:
-            self._clean()
-        if found is not None:
-            self.compared.emit(found)
-        elif isinstance(outcome, Failure):
-            self.failed.emit(outcome)
-
-    def _read(self, values: Mapping[str, Any]) -> Comparison:
+    def _take(self, values: Mapping[str, Any]) -> Comparison:
         if values["failed"]:
             raise ValueError(values["failed"][0]["message"])
         with (Path(values["folder"]) / "per_slice.csv").open(newline="", encoding="utf-8") as stream:
@@ -244,11 +188,6 @@ class CompareLogic:
         }
         files = () if self._kept is None else tuple(Path(path) for path in values["outputs"])
         return Comparison(tuple(slices), models, files)
-
-    def _clean(self) -> None:
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _slice_score(row: Mapping[str, str]) -> SliceScore:

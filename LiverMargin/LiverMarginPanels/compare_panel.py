@@ -11,16 +11,16 @@ import slicer
 from slicer.i18n import tr as _
 
 from LiverMarginLib.errors import LiverMarginError
-from LiverMarginLib.events import Failure, Progress
 from LiverMarginPanels import tables
 from LiverMarginPanels.compare_logic import PATIENT_SCORES, SCORES, CompareLogic, Comparison, Organ, organs_of
+from LiverMarginPanels.panel import RunPanel
 from LiverMarginPanels.qt_process import connect
 from LiverMarginPanels.worker_client import Command, WorkerClient
 
 _NEEDED = ("skimage", "matplotlib")
 
 
-class ComparePanel:
+class ComparePanel(RunPanel[CompareLogic]):
     """Widgets of ``ComparePanel.ui`` and what they do.
 
     Parameters
@@ -36,80 +36,38 @@ class ComparePanel:
     def __init__(
         self, widget: Any, client: WorkerClient, command: Callable[[], Command], other_python: Callable[[], str]
     ) -> None:
-        self.ui = slicer.util.childWidgetVariables(widget)
-        self.logic = CompareLogic(client)
-        self._command = command
+        super().__init__(widget, CompareLogic(client), command, _("Compare"))
         self._other_python = other_python
-        self._node: Any = None
-        self._connection: Any = None
-        self._observer: Any = None
         self._organs: list[Organ] = []
         self._reference: Any = None
         self._comparison: Comparison | None = None
         ui = self.ui
-        connect(ui.compareButton, "clicked()", self.compare_or_cancel)
         connect(ui.organBox, "currentIndexChanged(int)", self._organ_chosen)
         connect(ui.predictionsBox, "checkedNodesChanged()", self.refresh)
         connect(ui.slicesTable, "currentCellChanged(int,int,int,int)", self._row_chosen)
         connect(ui.slicesTable, "cellClicked(int,int)", self._row_chosen)
-        self.logic.progressed.connect(self._progressed)
-        self.logic.noticed.connect(self._add_message)
-        self.logic.compared.connect(self._compared)
-        self.logic.failed.connect(self._failed)
-        for hidden in (ui.progressBar, ui.messageLabel, ui.resultBox):
-            hidden.visible = False
         self.refresh()
 
-    def set_parameter_node(self, node: Any) -> None:
-        """Show the state that `node` holds, and write changes to it; None lets go of it."""
+    def _node_changed(self) -> None:
+        self._reference = None
         if self._node is not None:
-            self._node.disconnectGui(self._connection)
-            self._node.RemoveObserver(self._observer)
-        self._node = node
-        if node is None:
-            self._reference = None
-            return
-        self._connection = node.connectGui(self.ui)
-        self._observer = node.AddObserver("ModifiedEvent", lambda *_: self.refresh())
-        self._list_organs()
-        self.refresh()
-
-    def cleanup(self) -> None:
-        """Let go of everything; the panel is not used any more."""
-        self.set_parameter_node(None)
-        self.logic.abandon()
+            self._list_organs()
 
     def refresh(self) -> None:
         """Enable what can be used now, and say why the rest cannot."""
         if self._node is not None and self._node.compareReference is not self._reference:
             self._list_organs()
-        ui, running = self.ui, self.logic.running
-        reason = "" if running else self._why_not()
-        ui.settingsBox.enabled = not running
-        ui.compareButton.text = _("Cancel") if running else _("Compare")
-        ui.compareButton.enabled = not reason
-        ui.compareButton.toolTip = reason
+        super().refresh()
 
-    def compare_or_cancel(self) -> None:
-        """What the big button does."""
-        if self.logic.running:
-            self.logic.cancel()
-            return
-        self.ui.messageLabel.text = ""
-        self.ui.messageLabel.visible = False
-        self.ui.resultBox.visible = False
+    def _start(self) -> None:
         keep = Path(self._node.compareFolder)
-        try:
-            self.logic.start(
-                self._node.compareReference,
-                self._organs[self.ui.organBox.currentIndex],
-                self._predictions(),
-                self._command(),
-                None if str(keep) in ("", ".") else keep,
-            )
-        except LiverMarginError as error:
-            self._add_message(error.message)
-        self.refresh()
+        self.logic.start(
+            self._node.compareReference,
+            self._organs[self.ui.organBox.currentIndex],
+            self._predictions(),
+            self._command(),
+            None if str(keep) in ("", ".") else keep,
+        )
 
     def _why_not(self) -> str:
         node = self._node
@@ -135,7 +93,7 @@ class ComparePanel:
             try:
                 self._organs = organs_of(self._reference)
             except LiverMarginError as error:
-                self._add_message(error.message)
+                self._say(error.message)
         box = self.ui.organBox
         was_blocked = box.blockSignals(True)
         box.clear()
@@ -150,13 +108,7 @@ class ComparePanel:
         if self._node is not None and 0 <= index < len(self._organs):
             self._node.compareOrgan = self._organs[index].key
 
-    def _progressed(self, progress: Progress) -> None:
-        bar = self.ui.progressBar
-        bar.visible = True
-        bar.setRange(0, progress.total)
-        bar.setValue(progress.done)
-
-    def _compared(self, comparison: Comparison) -> None:
+    def _show(self, comparison: Comparison) -> None:
         self._comparison = comparison
         tables.fill(
             self.ui.modelsTable,
@@ -173,14 +125,12 @@ class ComparePanel:
             ],
             sort_by=3 + SCORES.index("boundary_iou"),
         )
-        self.ui.resultBox.visible = True
         if comparison.files:
-            self._add_message(
+            self._say(
                 _("{count} files were written to {folder}").format(
                     count=len(comparison.files), folder=comparison.files[0].parent
                 )
             )
-        self._idle()
 
     def _row_chosen(self, row: int, *_others: int) -> None:
         number = tables.row_of(self.ui.slicesTable, row)
@@ -188,19 +138,6 @@ class ComparePanel:
             return
         place = self.logic.place_of(self._comparison.slices[number].index)
         slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *place, slicer.vtkMRMLSliceNode.OffsetJumpSlice)
-
-    def _failed(self, failure: Failure) -> None:
-        self._add_message(failure.message)
-        self._idle()
-
-    def _idle(self) -> None:
-        self.ui.progressBar.visible = False
-        self.refresh()
-
-    def _add_message(self, message: str) -> None:
-        lines = [*self.ui.messageLabel.text.splitlines(), message]
-        self.ui.messageLabel.text = "\n".join(dict.fromkeys(lines))
-        self.ui.messageLabel.visible = True
 
 
 def _cell(value: float | None) -> float | str:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from LiverMarginLib import mrml
 from LiverMarginLib.errors import InputError
-from LiverMarginLib.events import Event, Failure, Notice, Progress, Result
 from LiverMarginLib.io.writers import check_output, write_labelmap
 from LiverMarginLib.jobs.export import ExportJob
-from LiverMarginPanels.run_folder import new_run_folder
-from LiverMarginPanels.signals import Signal
-from LiverMarginPanels.worker_client import Command, WorkerClient
+from LiverMarginPanels.run_logic import RunLogic
+from LiverMarginPanels.worker_client import Command
 
 
 @dataclass(frozen=True)
@@ -65,31 +62,8 @@ class ExportSettings:
         )
 
 
-class ExportLogic:
-    """Runs one export at a time.
-
-    Parameters
-    ----------
-    client : WorkerClient
-    temporary : Path, optional
-        Where the run's folder is made; None takes the system's place.
-    """
-
-    def __init__(self, client: WorkerClient, temporary: Path | None = None) -> None:
-        self.progressed: Signal[[Progress]] = Signal()
-        self.noticed: Signal[[str]] = Signal()
-        self.written: Signal[[list[Path]]] = Signal()
-        self.failed: Signal[[Failure]] = Signal()
-        self._client = client
-        self._temporary = temporary
-        self._folder: Path | None = None
-        client.event.connect(self._hear)
-        client.finished.connect(self._finished)
-
-    @property
-    def running(self) -> bool:
-        """Whether an export runs."""
-        return self._folder is not None
+class ExportLogic(RunLogic[list[Path]]):
+    """Runs one export at a time; see `RunLogic`. Files that are complete stay when it is cancelled."""
 
     def start(
         self, node: Any, settings: ExportSettings, command: Command, segments: Sequence[str] | None = None
@@ -110,53 +84,22 @@ class ExportLogic:
         LiverMarginError
             If something cannot be written; nothing has happened then.
         """
-        if self._folder is not None:
-            raise InputError("An export runs already; cancel it first.")
-        outputs = settings.outputs()
-        for output in outputs:
-            check_output(output, source=settings.source)
-        labels = mrml.labels_from_node(node, segments)
-        folder = new_run_folder(self._temporary)
-        try:
+        with self._preparing() as folder:
+            outputs = settings.outputs()
+            for output in outputs:
+                check_output(output, source=settings.source)
+            labels = mrml.labels_from_node(node, segments)
             write_labelmap(labels, folder / "labels.seg.nrrd")
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        self._folder = folder
-        for note in labels.provenance.get("notes", ()):
-            self.noticed.emit(note)
-        self._client.start(
-            command,
-            ExportJob(
-                str(folder / "labels.seg.nrrd"),
-                tuple(str(output) for output in outputs),
-                source=None if settings.source is None else str(settings.source),
-            ),
-        )
+            for note in labels.provenance.get("notes", ()):
+                self.noticed.emit(note)
+            self._client.start(
+                command,
+                ExportJob(
+                    str(folder / "labels.seg.nrrd"),
+                    tuple(str(output) for output in outputs),
+                    source=None if settings.source is None else str(settings.source),
+                ),
+            )
 
-    def cancel(self) -> None:
-        """Stop the run; files that are complete stay."""
-        self._client.cancel()
-
-    def abandon(self) -> None:
-        """Stop the run at once and tell nobody."""
-        self._client.abandon()
-        self._clean()
-
-    def _hear(self, event: Event) -> None:
-        if isinstance(event, Progress):
-            self.progressed.emit(event)
-        elif isinstance(event, Notice):
-            self.noticed.emit(event.message)
-
-    def _finished(self, outcome: Result | Failure) -> None:
-        self._clean()
-        if isinstance(outcome, Failure):
-            self.failed.emit(outcome)
-        else:
-            self.written.emit([Path(path) for path in outcome.values.get("outputs", ())])
-
-    def _clean(self) -> None:
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+    def _take(self, values: Mapping[str, Any]) -> list[Path]:
+        return [Path(path) for path in values.get("outputs", ())]

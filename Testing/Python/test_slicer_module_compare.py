@@ -53,7 +53,7 @@ def test_slices_are_measured_and_a_row_leads_to_the_place(stage, orientation, tm
     process = RealProcess()
     logic = CompareLogic(WorkerClient(lambda: process, stage.clock.later), stage.runs)
     ends = []
-    logic.compared.connect(ends.append)
+    logic.succeeded.connect(ends.append)
     logic.failed.connect(ends.append)
     organ = organs_of(reference)[0]
     command = Command(sys.executable, REPOSITORY)
@@ -116,14 +116,14 @@ def tick(panel, *nodes) -> None:
 
 def test_the_compare_panel_says_what_is_still_to_be_chosen(stage):
     panel, node = compare_panel(stage)
-    assert "reference" in panel.ui.compareButton.toolTip
+    assert "reference" in panel.ui.applyButton.toolTip
     node.compareReference = add(stage, "truth", box("LPS"))
     node.changed()
-    assert panel.ui.organBox.items == ["Liver"] and "Tick" in panel.ui.compareButton.toolTip
+    assert panel.ui.organBox.items == ["Liver"] and "Tick" in panel.ui.applyButton.toolTip
     tick(panel, node.compareReference, None)  # the reference itself, and a node that has left the scene
-    assert not panel.ui.compareButton.enabled
+    assert not panel.ui.applyButton.enabled
     tick(panel, add(stage, "model", box("LPS")))
-    assert panel.ui.compareButton.enabled
+    assert panel.ui.applyButton.enabled
 
 
 def test_a_click_on_a_row_moves_all_views_to_the_slice(stage, monkeypatch):
@@ -133,8 +133,8 @@ def test_a_click_on_a_row_moves_all_views_to_the_slice(stage, monkeypatch):
     tick(panel, add(stage, "model", box("LPS", stop=(8, 10, 12))))
     process = stage.process = RealProcess()
     panel._command = lambda: Command(sys.executable, REPOSITORY)
-    panel.ui.compareButton.click()
-    assert panel.ui.compareButton.text == "Cancel"
+    panel.ui.applyButton.click()
+    assert panel.ui.applyButton.text == "Cancel"
     process.wait()
     assert panel.ui.resultBox.visible, panel.ui.messageLabel.text
     table = panel.ui.slicesTable
@@ -154,15 +154,15 @@ def test_a_click_on_a_row_moves_all_views_to_the_slice(stage, monkeypatch):
 def test_a_comparison_that_fails_or_is_cancelled_brings_the_panel_back(stage):
     panel, node = compare_panel(stage, compareReference=add(stage, "truth", box("LPS")))
     tick(panel, add(stage, "model", box("LPS")))
-    panel.ui.compareButton.click()
+    panel.ui.applyButton.click()
     stage.process.say(READY, Progress(0, 2).to_dict(), Failure("input", "Bad; choose another.").to_dict())
     stage.process.ended.emit(0, False)
-    assert panel.ui.messageLabel.text == "Bad; choose another." and panel.ui.compareButton.enabled
+    assert panel.ui.messageLabel.text == "Bad; choose another." and panel.ui.applyButton.enabled
     assert not panel.ui.progressBar.visible
-    panel.ui.compareButton.click()
-    panel.ui.compareButton.click()
+    panel.ui.applyButton.click()
+    panel.ui.applyButton.click()
     stage.process.ended.emit(0, False)
-    assert panel.ui.messageLabel.text.startswith("Cancelled") and panel.ui.compareButton.text == "Compare"
+    assert panel.ui.messageLabel.text.startswith("Cancelled") and panel.ui.applyButton.text == "Compare"
     panel.cleanup()
     assert not node._observers
 
@@ -171,5 +171,5 @@ def test_segmentations_without_a_common_organ_are_refused_in_the_panel(stage):
     panel, _node = compare_panel(stage, compareReference=add(stage, "truth", box("LPS")))
     two = (Segment(1, "A", (1, 2, 3)), Segment(2, "B", (1, 2, 3)))
     tick(panel, add(stage, "model", box("LPS"), segments=two))
-    panel.ui.compareButton.click()
+    panel.ui.applyButton.click()
     assert "no single segment" in panel.ui.messageLabel.text and not panel.logic.running

@@ -20,6 +20,14 @@ PYTHON_OF_UI = {
     **{path.stem: PANELS / f"{path.stem.removesuffix('Panel').lower()}_panel.py" for path in UI.glob("*Panel.ui")},
 }
 
+BASE = PANELS / "panel.py"
+
+
+def code_of(name: str) -> str:
+    """The code of a panel, with that of its base."""
+    code = PYTHON_OF_UI[name].read_text()
+    return code + BASE.read_text() if "(RunPanel" in code else code
+
 
 def elements(name: str, tag: str) -> list[xml.etree.ElementTree.Element]:
     return list(xml.etree.ElementTree.parse(UI / f"{name}.ui").iter(tag))
@@ -47,7 +55,7 @@ def test_every_panel_has_its_ui_file_and_the_other_way_round():
 
 @pytest.mark.parametrize("name", PYTHON_OF_UI)
 def test_every_widget_that_code_names_is_in_the_ui_file(name):
-    used = set(re.findall(r"(?:\bself\.ui|(?<![\w.])ui)\.(\w+)", PYTHON_OF_UI[name].read_text()))
+    used = set(re.findall(r"(?:\bself\.ui|(?<![\w.])ui)\.(\w+)", code_of(name)))
     assert used and used <= set(widget_names(name))
 
 
@@ -59,7 +67,7 @@ def test_every_button_of_a_panel_does_something(name):
         for element in elements(name, "widget")
         if element.get("class") in ("QPushButton", "QToolButton")
     }
-    code = PYTHON_OF_UI[name].read_text()
+    code = code_of(name)
     assert {button for button in buttons if f"connect(ui.{button}," not in code} == set()
 
 

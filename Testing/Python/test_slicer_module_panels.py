@@ -110,7 +110,7 @@ def test_a_click_segments_shows_slices_and_ends_with_numbers(stage, tiny_model, 
     stage.process.ended.emit(0, False)
     assert panel.ui.resultLabel.text == "Liver: 12.3 ml in 5 slices\n3.2 s on cpu"
     assert panel.ui.resultBox.visible and not panel.ui.progressBar.visible and panel.ui.settingsBox.enabled
-    assert "Careful." in panel.ui.errorLabel.text
+    assert "Careful." in panel.ui.messageLabel.text
     result = stage.scene.GetFirstNodeByName("volume liver by tiny")
     np.testing.assert_array_equal(mrml.labels_from_node(result).array, labels)
 
@@ -149,13 +149,13 @@ def test_cancel_brings_the_panel_back_and_a_failure_says_what_to_do(stage, tiny_
     assert not panel.ui.applyButton.enabled and panel.ui.statusLabel.text == "Cancelling ..."
     stage.process.ended.emit(0, False)
     assert panel.ui.applyButton.enabled and panel.ui.applyButton.text == "Segment"
-    assert panel.ui.statusLabel.text.startswith("Cancelled") and not panel.ui.errorBox.visible
+    assert panel.ui.messageLabel.text.startswith("Cancelled") and not panel.ui.detailsButton.visible
 
     stage.process = FakeProcess()
     panel.ui.applyButton.click()
     stage.process.say(READY, Failure("resource", "The disk is full; free some space.", "trace").to_dict())
     stage.process.ended.emit(0, False)
-    assert panel.ui.errorBox.visible and panel.ui.errorLabel.text == "The disk is full; free some space."
+    assert panel.ui.messageLabel.visible and panel.ui.messageLabel.text == "The disk is full; free some space."
     panel.ui.detailsButton.click()
     assert stage.seen.boxes[-1].details == "trace"
     assert panel.ui.applyButton.enabled
@@ -169,7 +169,7 @@ def test_an_input_that_cannot_be_used_is_said_in_the_panel(stage, tiny_model, tm
     node.inputVolume.SetAndObserveTransformNodeID(stage.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode").GetID())
     node.changed()
     panel.ui.applyButton.click()
-    assert panel.ui.errorBox.visible and "harden the transform" in panel.ui.errorLabel.text
+    assert panel.ui.messageLabel.visible and "harden the transform" in panel.ui.messageLabel.text
     assert not panel.logic.running and panel.ui.applyButton.enabled
 
 
@@ -177,11 +177,11 @@ def test_a_model_folder_of_ones_own_is_taken_or_refused_with_the_reason(stage, t
     panel, node = segment_panel(stage)
     stage.seen.folder = str(tmp_path)
     panel.ui.modelFolderButton.click()
-    assert panel.ui.errorBox.visible and not panel.ui.applyButton.enabled
+    assert panel.ui.messageLabel.visible and not panel.ui.applyButton.enabled
     stage.seen.folder = str(tiny_model.folder)
     panel.ui.modelFolderButton.click()
     assert node.model == str(tiny_model.folder)
-    assert panel.ui.applyButton.enabled and not panel.ui.errorBox.visible
+    assert panel.ui.applyButton.enabled and not panel.ui.messageLabel.visible
     assert panel.ui.modelLabel.text == "Random weights, for tests."
     panel.ui.modelCardButton.click()
     assert "## How it was trained" in stage.seen.boxes[-1].details
@@ -243,16 +243,16 @@ def test_the_export_panel_writes_what_is_ticked_and_lists_it(stage, tmp_path):
     panel = stage.panel("Export", stage.client, lambda: COMMAND)
     node = export_parameters(stage, tmp_path)
     panel.set_parameter_node(node)
-    assert not panel.ui.exportButton.enabled and "format" in panel.ui.exportButton.toolTip
+    assert not panel.ui.applyButton.enabled and "format" in panel.ui.applyButton.toolTip
     assert not panel.ui.dicomCheck.enabled
     node.writeNifti = node.writeDicom = True
     node.changed()
-    panel.ui.exportButton.click()
+    panel.ui.applyButton.click()
     target = tmp_path / "out" / "liver.nii.gz"
     assert stage.process.job["outputs"] == [str(target)]
     stage.process.say(READY, Progress(0, 1, "write").to_dict(), Result({"outputs": [str(target)]}).to_dict())
     stage.process.ended.emit(0, False)
-    assert panel.ui.writtenBox.visible
+    assert panel.ui.resultBox.visible
     assert [item.data(0) for item in panel.ui.writtenList.items] == ["liver.nii.gz"]
     panel.ui.writtenList.emit("itemDoubleClicked(QListWidgetItem*)", panel.ui.writtenList.items[0])
     assert stage.seen.urls == [str(tmp_path / "out")]
@@ -267,17 +267,17 @@ def test_the_export_panel_asks_before_it_replaces_files_and_says_what_failed(sta
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "liver_Liver.stl").touch()
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda _: False)
-    panel.ui.exportButton.click()
+    panel.ui.applyButton.click()
     assert not panel.logic.running
     monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda _: True)
-    panel.ui.exportButton.click()
-    assert panel.ui.exportButton.text == "Cancel"
+    panel.ui.applyButton.click()
+    assert panel.ui.applyButton.text == "Cancel"
     stage.process.say(READY, Failure("resource", "The disk is full; free some space.").to_dict())
     stage.process.ended.emit(0, False)
     assert panel.ui.messageLabel.text == "The disk is full; free some space."
-    assert panel.ui.exportButton.text == "Export" and panel.ui.exportButton.enabled
+    assert panel.ui.applyButton.text == "Export" and panel.ui.applyButton.enabled
     node.exportName = "../up"
-    panel.ui.exportButton.click()
+    panel.ui.applyButton.click()
     assert "cannot be that of a file" in panel.ui.messageLabel.text
 
 
@@ -288,7 +288,7 @@ def test_exported_files_hold_the_voxels_of_the_scene(stage, tmp_path):
     process = RealProcess()
     logic = ExportLogic(WorkerClient(lambda: process, stage.clock.later), stage.runs)
     written, failed = [], []
-    logic.written.connect(written.extend)
+    logic.succeeded.connect(written.extend)
     logic.failed.connect(failed.append)
     settings = ExportSettings(tmp_path / "out", "liver", (".seg.nrrd", ".nii.gz", ".stl"))
     logic.start(node, settings, Command(sys.executable, REPOSITORY))

@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 from conftest import REPOSITORY
-from LiverMarginPanels.segmentation_logic import SegmentationLogic, SegmentSettings, Step
+from LiverMarginPanels.run_logic import Step
+from LiverMarginPanels.segmentation_logic import SegmentationLogic, SegmentSettings
 from LiverMarginPanels.worker_client import Command, WorkerClient
 from slicer_stand_ins import COMMAND, READY, Clock, FakeProcess, RealProcess
 from test_mrml import SHAPE, add_volume, example, geometry
