@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--series", help="which DICOM series of --image")
     parser.add_argument("--no-report", action="store_true", help="write tables and pictures only, no report.html")
     parser.add_argument("--pdf", action="store_true", help="also write report.pdf, the table and figures as pages")
+    parser.add_argument(
+        "--surfaces", action="store_true", help="also write each prediction's surface with its margin error (.vtp)"
+    )
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -55,6 +58,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             series=options.series,
             report=not options.no_report,
             pdf=options.pdf,
+            surfaces=options.surfaces,
         )
     )
     print_models(result, terminal)

@@ -313,4 +313,26 @@ def _margin_by_slice(margin: MarginErrors, n: int) -> dict[str, FloatArray]:
         largest = np.full(n, -np.inf)
         np.maximum.at(largest, k_all, np.maximum(sign * error_all, 0.0))
         farthest[name] = np.where(np.bincount(k_all, minlength=n) > 0, largest, np.nan)
-    return {"margin_error_share": share, "margin_signed_mm": signed, "margin_abs_mm": absolute, **farthest}
+    return {
+        "margin_error_share": share,
+        "margin_signed_mm": signed,
+        "margin_abs_mm": absolute,
+        "margin_hd95_mm": _hd95_by_slice(margin, n),
+        **farthest,
+    }
+
+
+def _hd95_by_slice(margin: MarginErrors, n: int) -> FloatArray:
+    """Larger of the two directed 95th percentiles of each slice's surface voxels; nan where there are none."""
+    largest = np.full(n, np.nan)
+    for points, error in (
+        (margin.reference_points, margin.at_reference),
+        (margin.prediction_points, margin.at_prediction),
+    ):
+        order = np.argsort(points[:, 0], kind="stable")
+        slices, starts = np.unique(points[order, 0], return_index=True)
+        for k, distances in zip(slices, np.split(np.abs(error[order]), starts[1:]), strict=False):
+            # Distances to an empty mask are all infinite, and have no percentile between them.
+            here = np.percentile(distances, 95) if np.isfinite(distances).all() else np.inf
+            largest[k] = np.fmax(largest[k], here)
+    return largest

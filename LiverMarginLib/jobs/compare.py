@@ -15,12 +15,16 @@ from LiverMarginLib.jobs.base import Job
 
 if TYPE_CHECKING:
     from LiverMarginLib.comparison import CaseComparison, Study
+    from LiverMarginLib.metrics.overlap import BoolArray
     from LiverMarginLib.report.fragments import CaseFragment
     from LiverMarginLib.volume import LabelMap, Volume
 
 # Files that are one patient each in a folder of patients. DICOM files and pictures are not: a folder of those is one
 # patient's.
 _PATIENT_SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha")
+
+# Folders of the pictures and of the surfaces.
+SLICES, SURFACES = "slices", "surfaces"
 
 # For each patient the files: "" is the reference, the others are the models'.
 _Patients = dict[str, dict[str, Path]]
@@ -51,6 +55,8 @@ class CompareJob(Job):
         Write `report.html`, one file that shows everything.
     pdf : bool
         Write `report.pdf`, the main table and the figures as pages.
+    surfaces : bool
+        Write each prediction's surface with its margin error at every point, for 3-D views.
     """
 
     kind: ClassVar[str] = "compare"
@@ -64,6 +70,7 @@ class CompareJob(Job):
     series: str | None = None
     report: bool = True
     pdf: bool = False
+    surfaces: bool = False
 
     def execute(self, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
         """Read, compare, write; see `LiverMarginLib.jobs.run`."""
@@ -76,7 +83,7 @@ class CompareJob(Job):
         finished = store.finished()
 
         def keep(case: CaseComparison) -> None:
-            store.keep(case, loader.draw(case, folder / "slices"))
+            store.keep(case, loader.draw(case, folder))
 
         reference_labels, prediction_labels = loader.labels(next(iter(patients.values())))
         study = compare_cases(
@@ -93,7 +100,7 @@ class CompareJob(Job):
         )
         written = [str(path) for path in write_tables(study, folder).values()]
         written += [str(path) for path in self._report(study, store, on_event, cancel)]
-        return {"outputs": written + _pictures(study, folder / "slices"), "folder": str(folder), **study_values(study)}
+        return {"outputs": written + _drawn(study, folder), "folder": str(folder), **study_values(study)}
 
     @property
     def wants_fragments(self) -> bool:
@@ -196,7 +203,10 @@ class _Loader:
         return chosen, {name: _resolve(labels, self._job.prediction_label) for name, labels in predictions.items()}
 
     def draw(self, case: CaseComparison, folder: Path) -> CaseFragment | None:
-        """Draw every model's worst and median slices; return the case's part of the report if that is wanted."""
+        """Draw every model's worst and median slices, and its surface if that is wanted.
+
+        Returns the case's part of the report if there shall be one.
+        """
         from LiverMarginLib.report.fragments import make_fragment
         from LiverMarginLib.report.pictures import draw_case, slice_stack
 
@@ -207,7 +217,9 @@ class _Loader:
         stack = slice_stack(case, reference, predictions, image)
         if image is not None and stack.image is None:
             self._on_event(Notice(f"The image of {case.case} is not on the reference's grid and is not drawn."))
-        draw_case(case, stack, folder)
+        draw_case(case, stack, folder / SLICES)
+        if self._job.surfaces:
+            _write_surfaces(case, stack.predictions, folder / SURFACES)
         return make_fragment(case, stack) if self._job.wants_fragments else None
 
     def _image(self, patient: str) -> Volume | None:
@@ -251,9 +263,11 @@ class _Store:
                 path = self._case_path(patient)
                 if path.is_file() and not (self._job.wants_fragments and self.fragment(patient) is None):
                     try:
-                        found[patient] = read_case(path)
+                        case = read_case(path)
                     except LiverMarginError:
                         continue  # damaged: it is computed anew
+                    if not self._job.surfaces or self._has_surfaces(case):
+                        found[patient] = case
         return found
 
     def keep(self, case: CaseComparison, fragment: CaseFragment | None) -> None:
@@ -277,6 +291,16 @@ class _Store:
             return read_fragment(path)
         except LiverMarginError:
             return None
+
+    def _has_surfaces(self, case: CaseComparison) -> bool:
+        from LiverMarginLib.report.pictures import surface_path
+
+        folder = Path(self._job.folder) / SURFACES
+        return all(
+            surface_path(folder, case.case, name).is_file()
+            for name, prediction in case.predictions.items()
+            if prediction.overlap.prediction.any()
+        )
 
     def _case_path(self, patient: str) -> Path:
         if patient not in self._digests:
@@ -306,11 +330,30 @@ def _digest(options: list[Any], files: Mapping[str, Path]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _pictures(study: Study, folder: Path) -> list[str]:
-    """The pictures of this and of earlier runs."""
-    from LiverMarginLib.report.pictures import picture_path
+def _write_surfaces(case: CaseComparison, masks: Mapping[str, BoolArray], folder: Path) -> None:
+    """Write the surfaces of the models that have found something."""
+    from LiverMarginLib.report.margin_surface import margin_surface, write_margin_surface
+    from LiverMarginLib.report.pictures import surface_path
 
-    paths = [picture_path(folder, case.case, model) for case in study.cases for model in case.predictions]
+    for name, prediction in case.predictions.items():
+        if prediction.margin is not None and len(prediction.margin.prediction_points):
+            surface = margin_surface(prediction.margin, masks[name], case.geometry)
+            write_margin_surface(surface, surface_path(folder, case.case, name))
+
+
+def _drawn(study: Study, folder: Path) -> list[str]:
+    """The pictures and surfaces of this and of earlier runs."""
+    from LiverMarginLib.report.pictures import picture_path, surface_path
+
+    paths = [
+        path
+        for case in study.cases
+        for model in case.predictions
+        for path in (
+            picture_path(folder / SLICES, case.case, model),
+            surface_path(folder / SURFACES, case.case, model),
+        )
+    ]
     return [str(path) for path in paths if path.is_file()]
 
 

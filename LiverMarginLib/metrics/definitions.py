@@ -171,6 +171,14 @@ MARGIN = _by_key(
             "margin_abs_mm", "Mean margin error", "Mean distance of G's surface voxels to P's surface.", "mm", "lower"
         ),
         Definition(
+            "margin_hd95_mm",
+            "HD95 of the slice",
+            "Larger of the two directed 95th percentiles of the distances of the surface voxels in the slice.",
+            "mm",
+            "lower",
+            symmetric=True,
+        ),
+        Definition(
             "margin_beyond_mm", "Farthest beyond", "Largest distance by which P reaches beyond G.", "mm", "lower"
         ),
         Definition("margin_short_mm", "Farthest short", "Largest distance by which P falls short of G.", "mm", "lower"),

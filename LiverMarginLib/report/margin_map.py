@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from LiverMarginLib.metrics.suite import MarginErrors
+from LiverMarginLib.report.margin_colours import NAME, margin_limit
 from LiverMarginLib.volume import Geometry
 
 if TYPE_CHECKING:
@@ -21,10 +22,7 @@ ANGLES = 120
 # Angles without a surface voxel take the nearest value up to this far; beyond, the outline has no surface there.
 _BRIDGED = ANGLES // 12
 
-# Orange and purple: told apart by every eye, and no model's colour.
-_COLOURS = "PuOr"
 _NO_SURFACE = "#dddddd"
-_LEAST_LIMIT_MM, _MOST_LIMIT_MM = 3.0, 20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,12 +98,8 @@ def _bridge(mean: FloatArray) -> FloatArray:
 
 
 def colour_limit(maps: Sequence[MarginMap]) -> float:
-    """One limit in mm for the colours of several maps: what 98 of 100 places stay within, from 3 to 20 mm."""
-    sizes = [np.abs(m.error_mm[np.isfinite(m.error_mm)]) for m in maps]
-    everything = np.concatenate(sizes) if sizes else np.zeros(0)
-    if everything.size == 0:
-        return _LEAST_LIMIT_MM
-    return float(np.clip(np.ceil(np.percentile(everything, 98)), _LEAST_LIMIT_MM, _MOST_LIMIT_MM))
+    """One limit in mm for the colours of several maps; see `margin_limit`."""
+    return margin_limit(m.error_mm for m in maps)
 
 
 def margin_map_figure(maps: Mapping[str, MarginMap], limit_mm: float, title: str = "") -> Figure:
@@ -126,7 +120,7 @@ def margin_map_figure(maps: Mapping[str, MarginMap], limit_mm: float, title: str
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    colours = colormaps[_COLOURS].with_extremes(bad=_NO_SURFACE)
+    colours = colormaps[NAME].with_extremes(bad=_NO_SURFACE)
     figure = Figure(figsize=(7.2, 0.6 + 2.25 * len(maps) + (0.3 if title else 0)), layout="constrained")
     panels = figure.subplots(len(maps), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (name, unrolled) in zip(panels, maps.items(), strict=True):

@@ -91,5 +91,10 @@ def picture_path(folder: Path, case: str, model: str) -> Path:
     return folder / f"{_file_name(case)}_{_file_name(model)}.png"
 
 
+def surface_path(folder: Path, case: str, model: str) -> Path:
+    """Where a model's surface is put."""
+    return picture_path(folder, case, model).with_suffix(".vtp")
+
+
 def _file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name)

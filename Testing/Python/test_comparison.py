@@ -318,6 +318,28 @@ def test_margin_columns_say_how_far_the_prediction_reaches_or_falls_short():
     assert np.isnan(slices["margin_abs_mm"][0])
 
 
+def test_the_hd95_of_a_slice_is_that_of_its_surface_voxels(balls):
+    reference, prediction = balls
+    prediction = prediction.copy()
+    prediction[: len(prediction) // 2] = False  # slices that are missed altogether
+    slices = compare_case(labels(reference), {"model": labels(prediction)}).predictions["model"].slices
+    directed = (
+        (golden.border(reference, golden.SIX), golden.voxel_distances(reference, prediction, SPACING)[0]),
+        (golden.border(prediction, golden.SIX), golden.voxel_distances(reference, prediction, SPACING)[1]),
+    )
+    for k, found in enumerate(slices["margin_hd95_mm"]):
+        here = [distances[points[:, 0] == k] for points, distances in directed]
+        expected = max((np.percentile(d, 95) for d in here if len(d)), default=np.nan)
+        assert found == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_hd95_of_slices_is_infinite_beside_an_empty_prediction():
+    reference = np.zeros((4, 9, 9), dtype=bool)
+    reference[1:3, 2:7, 2:7] = True
+    slices = compare_case(labels(reference), {"m": labels(np.zeros_like(reference))}).predictions["m"].slices
+    assert slices["margin_hd95_mm"][1:3].tolist() == [np.inf, np.inf] and np.isnan(slices["margin_hd95_mm"][0])
+
+
 def test_errors_are_placed_in_the_thirds_of_the_liver():
     reference = np.zeros((12, 20, 20), dtype=bool)
     reference[0:9, 2:14, 2:14] = True

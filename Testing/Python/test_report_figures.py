@@ -22,6 +22,7 @@ from LiverMarginLib.report.curves import curves_figure
 from LiverMarginLib.report.embed import figure_svg
 from LiverMarginLib.report.gallery import _path
 from LiverMarginLib.report.margin_histogram import count_errors, histogram_figure
+from LiverMarginLib.report.margin_colours import NAME, STEPS
 from LiverMarginLib.report.margin_map import ANGLES, MarginMap, colour_limit, margin_map_figure, unroll
 from LiverMarginLib.report.paper import table_figure, write_pdf
 from LiverMarginLib.report.pictures import slice_stack
@@ -104,6 +105,15 @@ def test_short_is_orange_and_beyond_is_purple():
     for sign, colour in ((-1, "#7f3b08"), (1, "#2d004b")):
         found = MarginMap(np.full((4, ANGLES), sign * 9, dtype=np.float32), 0, 8)
         assert has_colour(pixels(margin_map_figure({"m": found}, 5)), colour, 2000)
+
+
+def test_the_colours_for_views_without_matplotlib_are_those_of_the_report():
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    places = np.linspace(0, 1, len(STEPS))
+    shown = [to_hex(colormaps[NAME].resampled(len(STEPS))(place)) for place in places]
+    assert shown == list(STEPS)
 
 
 def test_the_colour_limit_is_common_and_bounded():
