@@ -9,26 +9,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from LiverMarginPanels.signals import Signal
 from LiverMarginPanels.worker_client import Command
-
-# Slicer sets these for its own Python; another interpreter does not start with them.
-_SLICERS_OWN = (
-    "PYTHONHOME",
-    "PYTHONPATH",
-    "PYTHONNOUSERSITE",
-    "LD_LIBRARY_PATH",
-    "DYLD_LIBRARY_PATH",
-    "QT_PLUGIN_PATH",
-)
-
-
-def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which a Python that is not Slicer's starts."""
-    return {name: value for name, value in environment.items() if name not in _SLICERS_OWN}
-
 
 def later(seconds: float, function: Callable[[], None]) -> None:
     """Call `function` once, after some seconds, in the event loop."""

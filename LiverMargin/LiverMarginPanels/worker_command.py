@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from pathlib import Path
 
 import LiverMarginLib
 from LiverMarginLib.errors import DependencyError
-from LiverMarginPanels.qt_process import clean_environment
+from LiverMarginLib.interpreter import clean_environment, slicer_python
 from LiverMarginPanels.worker_client import Command
 
 SETTING = "LiverMargin/workerPython"
 """Key of the application's settings that holds the path of another Python; empty for Slicer's own."""
-
-
-def slicer_python(home: Path, executable: str = sys.executable, prefix: str = sys.prefix) -> Path | None:
-    """Find the interpreter of this Slicer.
-
-    The real interpreter is preferred to the launcher ``PythonSlicer``: the launcher is a process between us and the
-    worker, and everything that it would set up is in our own environment already.
-
-    Parameters
-    ----------
-    home : Path
-        ``slicer.app.slicerHome``.
-    executable, prefix : str
-        Of the Python that asks; in the application `executable` may be the application itself.
-    """
-    candidates = [home / "bin" / f"python-real{suffix}" for suffix in ("", ".exe")]
-    if Path(executable).stem.lower().startswith("python"):
-        candidates.append(Path(executable))
-    candidates += [Path(found)] if (found := shutil.which("PythonSlicer")) else []
-    candidates += [Path(prefix) / "bin" / "python3", Path(prefix) / "python.exe"]
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def worker_command(other_python: str = "") -> Command:

@@ -164,7 +164,7 @@ def segment_volume(
     planes = view.to_view(labels)
     threshold = options.threshold if options.threshold is not None else manifest.mask_threshold
     source = _NetworkInputs(voxels, plan, fit, manifest.context_slices)
-    _label_slices(planes, source, slices, predictor, manifest, threshold, tell, cancel)
+    confidence = _label_slices(planes, source, slices, predictor, manifest, threshold, tell, cancel)
 
     chosen = options.postprocessing(manifest)
     if chosen.min_volume_ml > 0 and not volume.spacing_known:
@@ -187,6 +187,7 @@ def segment_volume(
             "allow_mismatch": options.allow_mismatch,
         },
         "pieces_removed": removed,
+        "confidence": confidence,
         "notices": notices,
     }
     return LabelMap(labels, volume.geometry, manifest.labels, provenance)
@@ -221,9 +222,14 @@ def _label_slices(
     threshold: float,
     tell: OnEvent,
     cancel: CancelToken,
-) -> None:
-    """Write the labels of `slices` into `planes` (the axial view of the result) and tell of each."""
+) -> float | None:
+    """Write the labels of `slices` into `planes` (the axial view of the result) and tell of each.
+
+    Returns the confidence: the mean probability of the voxels that reach the threshold, to four digits, or None if
+    there are none. It says how sure the network is of what it found, not how good the boundary is.
+    """
     values = [segment.label for segment in manifest.labels]
+    found, certainty = 0, 0.0
     k = slices.start
     while k < slices.stop:
         cancel.check()
@@ -235,10 +241,14 @@ def _label_slices(
             )
         for of_slice in probabilities:
             for value, channel in zip(values, source.fit.from_network(of_slice), strict=True):
-                planes[k][channel >= threshold] = value
+                inside = channel >= threshold
+                planes[k][inside] = value
+                found += int(np.count_nonzero(inside))
+                certainty += float(channel[inside].sum(dtype=np.float64))
             tell(Progress(k + 1 - slices.start, len(slices), SEGMENTING))
             tell(SliceReady(k))
             k += 1
+    return round(certainty / found, 4) if found else None
 
 
 def _slice_range(options: SlicewiseOptions, count: int) -> range:

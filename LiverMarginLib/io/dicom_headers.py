@@ -29,6 +29,7 @@ _TAGS = [
     "SOPClassUID",
     "Modality",
     "ImageType",
+    "BodyPartExamined",
     "StudyInstanceUID",
     "SeriesInstanceUID",
     "SeriesNumber",
@@ -93,6 +94,10 @@ class DicomFile:
         Byte at which uncompressed little-endian pixels start in the file; None if they are encoded otherwise.
     padding : tuple of int, optional
         Lowest and highest stored value of padding.
+    study : str
+        Study Instance UID.
+    body_part : str
+        Body Part Examined, in capitals; often missing and sometimes wrong.
     """
 
     path: Path
@@ -113,6 +118,8 @@ class DicomFile:
     padding: tuple[int, int] | None
     rescale_type: str
     native_offset: int | None
+    study: str = ""
+    body_part: str = ""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -303,6 +310,8 @@ def _describe(path: Path, dataset: pydicom.Dataset, has_pixels: bool, native_off
         padding=None if low is None else (min(int(low), int(high)), max(int(low), int(high))),
         rescale_type=str(dataset.get("RescaleType") or ""),
         native_offset=native_offset,
+        study=str(dataset.get("StudyInstanceUID") or ""),
+        body_part=str(dataset.get("BodyPartExamined") or "").strip().upper(),
     )
 
 

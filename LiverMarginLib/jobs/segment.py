@@ -81,16 +81,11 @@ class SegmentJob(Job):
 
     def execute(self, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
         """Read, segment, write; see `LiverMarginLib.jobs.run`."""
-        from LiverMarginLib.inference.segmenter import load_segmenter
-        from LiverMarginLib.inference.slicewise import SlicewiseOptions, segment_volume
         from LiverMarginLib.io.readers import read_volume
         from LiverMarginLib.io.writers import check_output, write_labelmap
-        from LiverMarginLib.models.manifest import FillHoles
-        from LiverMarginLib.models.store import find_bundle
 
         # What can be refused is refused before the minutes of work, not after.
-        bundle = find_bundle(self.model)
-        denoising = None if self.denoise is None else find_bundle(self.denoise)
+        bundles = self.bundles()
         for output in self.outputs:
             check_output(output, source=Path(self.input))
         started = time.perf_counter()
@@ -105,7 +100,49 @@ class SegmentJob(Job):
         cancel.check()
         on_event(Progress(1, 1, "read"))
         read_seconds = time.perf_counter() - started
-        segmenter = load_segmenter(bundle, device=self.device, runtime=self.runtime, threads=self.threads)
+        labels = self.segment(volume, bundles, on_event, cancel)
+        segment_seconds = time.perf_counter() - started - read_seconds
+        written: list[str] = []
+        for number, output in enumerate(self.outputs):
+            cancel.check()
+            on_event(Progress(number, len(self.outputs), "write", Path(output).name))
+            written += [str(path) for path in write_labelmap(labels, output, source=Path(self.input))]
+        on_event(Progress(len(self.outputs), len(self.outputs), "write"))
+        return {
+            "model": bundles[0].manifest.name,
+            "device": labels.provenance["device"],
+            "confidence": labels.provenance.get("confidence"),
+            "outputs": written,
+            **measurements(volume, labels),
+            "seconds": {"read": round(read_seconds, 2), "segment": round(segment_seconds, 2)},
+            **({} if self.live is None else {"provenance": dict(labels.provenance)}),
+        }
+
+    def bundles(self) -> tuple[Bundle, Bundle | None]:
+        """Find and check the model, and the one that denoises for it if there is one."""
+        from LiverMarginLib.models.store import find_bundle
+
+        return find_bundle(self.model), None if self.denoise is None else find_bundle(self.denoise)
+
+    def segment(
+        self, volume: Volume, bundles: tuple[Bundle, Bundle | None], on_event: OnEvent, cancel: CancelToken
+    ) -> LabelMap:
+        """Segment a volume that has been read already.
+
+        Parameters
+        ----------
+        volume : Volume
+        bundles : tuple of Bundle
+            From `bundles`.
+        on_event : callable
+        cancel : CancelToken
+        """
+        from LiverMarginLib.inference.slicewise import SlicewiseOptions, segment_volume
+        from LiverMarginLib.inference.warm import warm_segmenter
+        from LiverMarginLib.models.manifest import FillHoles
+
+        bundle, denoising = bundles
+        segmenter = warm_segmenter(bundle, device=self.device, runtime=self.runtime, threads=self.threads)
         options = SlicewiseOptions(
             batch_size=self.batch_size,
             threshold=self.threshold,
@@ -120,21 +157,7 @@ class SegmentJob(Job):
         if denoising is not None:
             used = {"name": denoising.manifest.name, "version": denoising.manifest.version}
             labels = replace(labels, provenance={**labels.provenance, "denoised_by": used})
-        segment_seconds = time.perf_counter() - started - read_seconds
-        written: list[str] = []
-        for number, output in enumerate(self.outputs):
-            cancel.check()
-            on_event(Progress(number, len(self.outputs), "write", Path(output).name))
-            written += [str(path) for path in write_labelmap(labels, output, source=Path(self.input))]
-        on_event(Progress(len(self.outputs), len(self.outputs), "write"))
-        return {
-            "model": bundle.manifest.name,
-            "device": labels.provenance["device"],
-            "outputs": written,
-            **measurements(volume, labels),
-            "seconds": {"read": round(read_seconds, 2), "segment": round(segment_seconds, 2)},
-            **({} if self.live is None else {"provenance": dict(labels.provenance)}),
-        }
+        return labels
 
     def _denoised(self, volume: Volume, bundle: Bundle, on_event: OnEvent, cancel: CancelToken) -> Volume:
         from LiverMarginLib.inference.denoising import denoise_volume, load_denoiser

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 from LiverMarginPanels import worker_client
-from LiverMarginPanels.qt_process import QtProcess, clean_environment
+from LiverMarginPanels.qt_process import QtProcess
 from LiverMarginPanels.worker_client import WorkerClient
-from LiverMarginPanels.worker_command import slicer_python
 from slicer_stand_ins import COMMAND, READY, Clock, FakeProcess
 
 from LiverMarginLib.events import Failure, Notice, Progress, Result
+from LiverMarginLib.interpreter import clean_environment, slicer_python
 from LiverMarginLib.jobs.export import ExportJob
 
 JOB = ExportJob("a.nrrd", ("b.stl",))
