@@ -19,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", choices=("train", "val", "test"), default="test")
     parser.add_argument("--fold", type=int, help="which fold of a k-fold split is the test part")
     parser.add_argument("--phantoms", type=int, default=10, help="number of phantom patients (default: 10)")
+    parser.add_argument("--phantom-noise", type=float, metavar="HU", help="noise of the phantoms (default: it varies)")
+    parser.add_argument("--denoise", metavar="BUNDLE", help="evaluate every model after this denoising as well")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--runtime", choices=("auto", "onnx", "torch"), default="auto")
     add_phantom_options(parser)
@@ -40,6 +42,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             phantoms=options.phantoms,
             phantom_shape=tuple(options.phantom_shape),
             phantom_spacing=tuple(options.phantom_spacing),
+            phantom_noise=options.phantom_noise,
+            denoise=options.denoise,
             device=options.device,
             runtime=options.runtime,
         )

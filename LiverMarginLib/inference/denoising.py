@@ -87,6 +87,28 @@ def load_denoiser(
     return _by_onnx(bundle, "cuda" if device is Device.CUDA else "cpu", threads)
 
 
+def load_denoiser_of_same_size(
+    bundle: Bundle,
+    *,
+    device: Device | str = Device.AUTO,
+    runtime: Runtime | str = Runtime.AUTO,
+    threads: int | None = None,
+) -> Denoiser:
+    """Make a denoising network ready whose result can stand in for the image, as `load_denoiser` does.
+
+    Raises
+    ------
+    InputError
+        If the network changes the resolution.
+    """
+    denoiser = load_denoiser(bundle, device=device, runtime=runtime, threads=threads)
+    if denoiser.scale != 1:
+        raise InputError(
+            f"The model {bundle.manifest.name} also changes the resolution; choose one of scale 1 to segment with."
+        )
+    return denoiser
+
+
 def _by_torch(bundle: Bundle, device: Device, threads: int | None) -> Denoiser:
     import torch
 

@@ -40,6 +40,10 @@ class EvaluateJob(DatasetJob):
         Number of phantom patients, when `data` is empty; none of them is ever trained or validated on.
     phantom_shape, phantom_spacing : tuple
         Their voxels and mm along (k, j, i).
+    phantom_noise : float, optional
+        Standard deviation of their noise in HU; drawn by their seeds if None.
+    denoise : str, optional
+        Name or folder of a denoising bundle: every model is then evaluated with it as well as without.
     device, runtime : str
         As for `SegmentJob`.
     """
@@ -55,6 +59,8 @@ class EvaluateJob(DatasetJob):
     phantoms: int = 10
     phantom_shape: tuple[int, int, int] = PhantomCohort.shape
     phantom_spacing: tuple[float, float, float] = PhantomCohort.spacing
+    phantom_noise: float | None = None
+    denoise: str | None = None
     device: str = "auto"
     runtime: str = "auto"
 
@@ -75,6 +81,7 @@ class EvaluateJob(DatasetJob):
         if len(set(names)) != len(names):
             names = list(self.models)
         segmenters = [load_segmenter(bundle, device=self.device, runtime=self.runtime) for bundle in bundles]
+        denoised = self._denoiser(on_event, cancel)
         loaded: dict[str, tuple[Volume, LabelMap, Mapping[str, LabelMap]]] = {}
 
         def notices(event: Event) -> None:
@@ -83,9 +90,11 @@ class EvaluateJob(DatasetJob):
 
         def load(case: str, read: Callable[[], tuple[Volume, LabelMap]]) -> tuple[LabelMap, Mapping[str, LabelMap]]:
             volume, reference = read()
+            seen = {"": volume} if denoised is None else {"": volume, f" + {denoised[0]}": denoised[1](volume)}
             found = {
-                name: segment_volume(volume, bundle, segmenter, None, notices, cancel)
+                name + after: segment_volume(image, bundle, segmenter, None, notices, cancel)
                 for name, bundle, segmenter in zip(names, bundles, segmenters, strict=True)
+                for after, image in seen.items()
             }
             loaded.clear()
             loaded[case] = volume, reference, found
@@ -113,6 +122,17 @@ class EvaluateJob(DatasetJob):
         written = [str(path) for path in write_tables(study, Path(self.folder)).values()]
         written.append(str(write_report(study, fragments.get, Path(self.folder) / "report.html", cancel=cancel)))
         return {"outputs": written + pictures, "folder": self.folder, **study_values(study)}
+
+    def _denoiser(self, on_event: OnEvent, cancel: CancelToken) -> tuple[str, Callable[[Volume], Volume]] | None:
+        """Return the denoising bundle's name, and what it does to a volume."""
+        if self.denoise is None:
+            return None
+        from LiverMarginLib.inference.denoising import denoise_volume, load_denoiser_of_same_size
+        from LiverMarginLib.models.store import find_bundle
+
+        bundle = find_bundle(self.denoise)
+        denoiser = load_denoiser_of_same_size(bundle, device=self.device, runtime=self.runtime)
+        return bundle.manifest.name, lambda volume: denoise_volume(volume, denoiser, cancel=cancel)
 
     def _cases(self, on_event: OnEvent) -> dict[str, Callable[[], tuple[Volume, LabelMap]]]:
         if not self.data:
@@ -143,5 +163,6 @@ class EvaluateJob(DatasetJob):
     def _phantom(self, seed: int) -> tuple[Volume, LabelMap]:
         from LiverMarginLib.phantom import PhantomOptions, liver_target, make_phantom
 
-        phantom = make_phantom(seed, PhantomOptions(shape=self.phantom_shape, spacing=self.phantom_spacing))
+        options = PhantomOptions(shape=self.phantom_shape, spacing=self.phantom_spacing, noise_hu=self.phantom_noise)
+        phantom = make_phantom(seed, options)
         return phantom.volume, liver_target(phantom.labels)

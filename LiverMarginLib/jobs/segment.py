@@ -160,13 +160,9 @@ class SegmentJob(Job):
         return labels
 
     def _denoised(self, volume: Volume, bundle: Bundle, on_event: OnEvent, cancel: CancelToken) -> Volume:
-        from LiverMarginLib.inference.denoising import denoise_volume, load_denoiser
+        from LiverMarginLib.inference.denoising import denoise_volume, load_denoiser_of_same_size
 
-        denoiser = load_denoiser(bundle, device=self.device, runtime=self.runtime, threads=self.threads)
-        if denoiser.scale != 1:
-            raise InputError(
-                f"The model {bundle.manifest.name} also changes the resolution; choose one of scale 1 to segment with."
-            )
+        denoiser = load_denoiser_of_same_size(bundle, device=self.device, runtime=self.runtime, threads=self.threads)
         return denoise_volume(volume, denoiser, on_event, cancel, allow_mismatch=self.allow_mismatch)
 
 

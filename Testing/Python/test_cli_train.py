@@ -78,9 +78,18 @@ def denoiser(trained) -> Path:
     cache = trained / "cache"
     words = ["train", "dncnn-sr", "--phantoms", "1", "--validation-phantoms", "1", *SMALL, "--cache", str(cache)]
     words += ["--set", "size=32", "--set", "batch=2", "--set", "steps_per_epoch=2", "--set", "workers=0"]
-    words += ["--set", "model_options.width=4", "--epochs", "1", "--device", "cpu", "--out", str(trained / "denoiser")]
+    words += ["--set", "model_options.width=4", "--set", "optimiser.learning_rate=0.05", "--epochs", "1"]
+    words += ["--device", "cpu", "--out", str(trained / "denoiser")]
     assert main(words) == 0
     return trained / "denoiser"
+
+
+def test_the_effect_of_denoising_on_the_segmentation_is_evaluated_side_by_side(trained, denoiser, tmp_path, capsys):
+    words = ["evaluate", str(trained / "unet-tiny"), "--phantoms", "1", *SMALL, "-o", str(tmp_path / "evaluation")]
+    assert main([*words, "--denoise", str(denoiser), "--phantom-noise", "80", "--json"]) == 0
+    models = json.loads(capsys.readouterr().out)["models"]
+    assert list(models) == ["unet-tiny", "unet-tiny + denoiser"]
+    assert models["unet-tiny"] != models["unet-tiny + denoiser"]
 
 
 def test_dncnn_sr_denoises_into_a_new_file(denoiser, tmp_path, capsys):
