@@ -29,9 +29,11 @@ from LiverMarginPanels.compare_panel import ComparePanel
 from LiverMarginPanels.environment_panel import EnvironmentPanel
 from LiverMarginPanels.export_panel import ExportPanel
 from LiverMarginPanels.parameter_node import LiverMarginParameterNode
-from LiverMarginPanels.qt_process import QtProcess, later
+from LiverMarginPanels.qt_process import QtProcess, connect, later
+from LiverMarginPanels.sample_data import register
 from LiverMarginPanels.segment_panel import SegmentPanel
 from LiverMarginPanels.segmentation_logic import SegmentationLogic
+from LiverMarginPanels.segmentation_queue import SegmentationQueue
 from LiverMarginPanels.worker_client import Command, WorkerClient
 from LiverMarginPanels.worker_command import SETTING, worker_command
 
@@ -53,6 +55,7 @@ class LiverMargin(ScriptedLoadableModule):
             "Not a medical device; for research use."
         )
         self.parent.acknowledgementText = _("Licensed under Apache-2.0.")
+        connect(slicer.app, "startupCompleted()", register)  # Sample Data is not there before
 
 
 class LiverMarginWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -79,7 +82,7 @@ class LiverMarginWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
         self.segment_panel = SegmentPanel(
             self._load("SegmentPanel", self.ui.segmentPage.layout()),
-            SegmentationLogic(self.logic.new_client(), later),
+            SegmentationQueue(SegmentationLogic(self.logic.new_client(), later)),
             self.logic.command,
             self.logic.other_python,
             self._show_environment,
@@ -240,7 +243,7 @@ class LiverMarginTest(ScriptedLoadableModuleTest):
         failures = []
         segmentation.failed.connect(failures.append)
         before = _shown_nodes()
-        settings = SegmentSettings("no-such-model", (LIVER,), "result", Modality.CT, "cpu")
+        settings = SegmentSettings("no-such-model", (LIVER,), "result", "no such model", Modality.CT, "cpu")
         segmentation.start(self.volume, settings, logic.command())
         _wait_for(lambda: failures)
         self.assertEqual(failures[0].kind, "bundle", failures)

@@ -17,6 +17,7 @@ from LiverMarginLib.terminology import Segment, Terminology
 from LiverMarginLib.volume import Geometry, IntensityKind, LabelMap, Modality, Volume, axial_view
 
 _BINARY = "Binary labelmap"
+_MODALITY = "DICOM.Modality"  # the attribute that Slicer's DICOM reader sets
 _HOUNSFIELD = "[hnsf'U]"  # UCUM code that Slicer's DICOM reader gives to the voxels of a CT
 
 
@@ -47,6 +48,41 @@ def volume_from_node(node: Any, modality: Modality | None = None) -> Volume:
     return Volume(array, geometry_of(node), modality, intensity)
 
 
+def volume_to_node(volume: Volume, scene: Any, name: str) -> Any:
+    """Put an image into the scene.
+
+    Parameters
+    ----------
+    volume : Volume
+    scene : vtkMRMLScene
+    name : str
+
+    Returns
+    -------
+    vtkMRMLScalarVolumeNode
+        It holds a copy of the voxels. A CT is shown with the window of soft tissue (400 HU at 40 HU).
+    """
+    import vtk
+    from vtk.util.numpy_support import numpy_to_vtk
+
+    # VTK has no boolean, and no floating point numbers of half precision.
+    array = volume.array.astype({"b": np.uint8, "f": np.float32}.get(volume.array.dtype.kind, volume.array.dtype))
+    image = vtk.vtkImageData()
+    image.SetDimensions(*array.shape[::-1])
+    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(array).ravel(), deep=True))
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    node.SetAndObserveImageData(image)
+    node.SetIJKToRASMatrix(_matrix_from_array(volume.geometry.ijk_to_ras))
+    if volume.modality is not Modality.UNKNOWN:
+        node.SetAttribute(_MODALITY, volume.modality.value)
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    if display is not None and volume.intensity is IntensityKind.HU:
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevel(400, 40)
+    return node
+
+
 def modality_of(node: Any) -> Modality:
     """Return what the DICOM headers said of a volume: its own attribute, its units, or the subject hierarchy's."""
     import slicer
@@ -54,10 +90,10 @@ def modality_of(node: Any) -> Modality:
     units = node.GetVoxelValueUnits()
     if units is not None and units.GetCodeValue() == _HOUNSFIELD:
         return Modality.CT
-    named = [node.GetAttribute("DICOM.Modality")]
+    named = [node.GetAttribute(_MODALITY)]
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
     if hierarchy is not None and (item := hierarchy.GetItemByDataNode(node)):
-        named.append(hierarchy.GetItemAttribute(item, "DICOM.Modality"))
+        named.append(hierarchy.GetItemAttribute(item, _MODALITY))
     for name in named:
         if name in (Modality.CT, Modality.MR):
             return Modality(name)
@@ -151,6 +187,34 @@ def new_segmentation(volume: Any, name: str) -> Any:
     if hierarchy is not None and (item := hierarchy.GetItemByDataNode(volume)):
         hierarchy.SetItemParent(hierarchy.GetItemByDataNode(node), hierarchy.GetItemParent(item))
     return node
+
+
+def check_output(node: Any, volume: Any) -> None:
+    """Make sure that segments on the grid of a volume can be added to a segmentation.
+
+    An empty segmentation without a grid is given that of the volume.
+
+    Parameters
+    ----------
+    node : vtkMRMLSegmentationNode
+    volume : vtkMRMLScalarVolumeNode
+
+    Raises
+    ------
+    GeometryError
+        If a transform moves one of them, or the segmentation lies on another grid.
+    """
+    _check_not_moved(node)
+    grid = geometry_of(volume)
+    text = _grid_text(node)
+    if not text:
+        node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+        node.SetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole(), volume.GetID())
+    elif not _own_geometry(node).agrees_with(grid):
+        raise GeometryError(
+            f"The segmentation {node.GetName()!r} lies on another grid than the volume {volume.GetName()!r}; "
+            "choose a new segmentation as output."
+        )
 
 
 def discard(node: Any) -> None:
@@ -352,10 +416,7 @@ def _own_geometry(node: Any) -> Geometry:
     import slicer
     import vtk
 
-    segmentation = node.GetSegmentation()
-    text = segmentation.GetConversionParameter(
-        slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
-    ) or segmentation.DetermineCommonLabelmapGeometry(slicer.vtkSegmentation.EXTENT_UNION_OF_SEGMENTS)
+    text = _grid_text(node)
     image = slicer.vtkOrientedImageData()
     if not text or not slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, image, False):
         raise InputError(f"The segmentation {node.GetName()!r} has no voxels; choose another.")
@@ -365,6 +426,17 @@ def _own_geometry(node: Any) -> Geometry:
     to_first = np.eye(4)
     to_first[:3, 3] = i, j, k
     return Geometry((k_end - k + 1, j_end - j + 1, i_end - i + 1), _array_from_matrix(matrix) @ to_first)
+
+
+def _grid_text(node: Any) -> str:
+    """Slicer's description of a segmentation's grid; empty if it has none."""
+    import slicer
+
+    segmentation = node.GetSegmentation()
+    text: str = segmentation.GetConversionParameter(
+        slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+    ) or segmentation.DetermineCommonLabelmapGeometry(slicer.vtkSegmentation.EXTENT_UNION_OF_SEGMENTS, None)
+    return text
 
 
 def _named_values(node: Any, array: npt.NDArray[Any]) -> tuple[Segment, ...]:

@@ -21,7 +21,9 @@ class ModelChoice:
     ----------
     folder : Path
         Of the bundle.
+    name : str
     title : str
+        Name, version and modality.
     manifest : Manifest, optional
         None where the model cannot be used.
     problem : str
@@ -29,6 +31,7 @@ class ModelChoice:
     """
 
     folder: Path
+    name: str
     title: str
     manifest: Manifest | None
     problem: str = ""
@@ -86,4 +89,4 @@ def missing_runtime() -> str:
 
 def _choice(folder: Path, name: str, manifest: Manifest | None, problem: str) -> ModelChoice:
     title = name if manifest is None else f"{name} {manifest.version} ({manifest.modality.value})"
-    return ModelChoice(folder, title, manifest, problem)
+    return ModelChoice(folder, name, title, manifest, problem)

@@ -13,10 +13,10 @@ from slicer.i18n import tr as _
 from LiverMarginLib.errors import LiverMarginError
 from LiverMarginLib.events import Failure
 from LiverMarginPanels.qt_process import connect
-from LiverMarginPanels.run_logic import RunLogic, Step
+from LiverMarginPanels.run_logic import Step
 from LiverMarginPanels.worker_client import Command
 
-Logic = TypeVar("Logic", bound=RunLogic)
+Logic = TypeVar("Logic")
 
 
 class RunPanel(Generic[Logic]):
@@ -30,7 +30,7 @@ class RunPanel(Generic[Logic]):
     ----------
     widget : qMRMLWidget
         The loaded ``.ui`` file.
-    logic : RunLogic
+    logic : RunLogic, or what has its signals and methods
     command : callable
         Returns how the worker is started; raises `LiverMarginError` where it cannot be.
     title : str
@@ -131,7 +131,8 @@ class RunPanel(Generic[Logic]):
     def _progressed(self, step: Step) -> None:
         bar = self.ui.progressBar
         bar.visible = True
-        self.ui.statusLabel.text = self._stage_text(step) if step.remaining is None else time_left(step.remaining)
+        text = self._stage_text(step) if step.remaining is None else time_left(step.remaining)
+        self.ui.statusLabel.text = f"{step.title}: {text}" if step.title else text
         if step.total <= 1:
             bar.setRange(0, 0)  # busy
             return

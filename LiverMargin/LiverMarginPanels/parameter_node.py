@@ -17,8 +17,8 @@ class LiverMarginParameterNode:
 
     Parameters
     ----------
-    inputVolume, modality, model, denoiser, device, allSlices, firstSlice, lastSlice, allowMismatch
-        See `SegmentSettings`; `model` and `denoiser` are folders.
+    inputVolume, modality, models, denoiser, device, allSlices, firstSlice, lastSlice, allowMismatch
+        See `SegmentSettings`; `models` (the ticked ones) and `denoiser` are folders.
     outputSegmentation
         Receives the segments; empty for a new one.
     followSlices
@@ -33,7 +33,7 @@ class LiverMarginParameterNode:
 
     inputVolume: slicer.vtkMRMLScalarVolumeNode
     modality: Annotated[str, Choice(["auto", "CT", "MR"])] = "auto"
-    model: str = ""
+    models: list[str]
     denoiser: str = ""
     outputSegmentation: slicer.vtkMRMLSegmentationNode
     device: Annotated[str, Choice(["auto", "cpu", "cuda", "mps"])] = "auto"

@@ -30,12 +30,15 @@ class Step:
     done, total : int
     remaining : float, optional
         Seconds until this stage is over; None while that cannot be told.
+    title : str
+        Which of several runs.
     """
 
     stage: str
     done: int = 0
     total: int = 0
     remaining: float | None = None
+    title: str = ""
 
 
 class RunLogic(Generic[Found]):

@@ -11,9 +11,11 @@ import slicer
 from slicer.i18n import tr as _
 
 from LiverMarginLib import mrml
-from LiverMarginLib.events import Failure
+from LiverMarginLib.errors import LiverMarginError
 from LiverMarginLib.models.card import model_card
 from LiverMarginLib.volume import Modality, axial_view
+from LiverMarginPanels.drop_area import DropArea
+from LiverMarginPanels.image_loading import load_image
 from LiverMarginPanels.model_choice import (
     ModelChoice,
     denoising_models,
@@ -21,23 +23,25 @@ from LiverMarginPanels.model_choice import (
     own_model,
     segmentation_models,
 )
+from LiverMarginPanels.model_list import ModelList
 from LiverMarginPanels.panel import RunPanel
 from LiverMarginPanels.qt_process import connect
 from LiverMarginPanels.run_logic import Step
-from LiverMarginPanels.segmentation_logic import Finding, SegmentationLogic, SegmentSettings
+from LiverMarginPanels.segmentation_logic import Finding, SegmentSettings
+from LiverMarginPanels.segmentation_queue import SegmentationQueue
 from LiverMarginPanels.worker_client import Command
 
 _RED_SLICE = "vtkMRMLSliceNodeRed"
 
 
-class SegmentPanel(RunPanel[SegmentationLogic]):
+class SegmentPanel(RunPanel[SegmentationQueue]):
     """Widgets of ``SegmentPanel.ui`` and what they do.
 
     Parameters
     ----------
     widget : qMRMLWidget
         The loaded ``.ui`` file.
-    logic : SegmentationLogic
+    logic : SegmentationQueue
     command : callable
         Returns how the worker is started; raises `LiverMarginError` where it cannot be.
     other_python : callable
@@ -49,20 +53,21 @@ class SegmentPanel(RunPanel[SegmentationLogic]):
     def __init__(
         self,
         widget: Any,
-        logic: SegmentationLogic,
+        logic: SegmentationQueue,
         command: Callable[[], Command],
         other_python: Callable[[], str],
         show_environment: Callable[[], None],
     ) -> None:
         super().__init__(widget, logic, command, _("Segment"))
         self._other_python = other_python
-        self._choices: list[ModelChoice] = []
         self._denoisers: list[ModelChoice] = []
-        self._finding: Finding | None = None
-        self._geometry: Any = None
+        self._findings: tuple[Finding, ...] = ()
+        self._volume: Any = None
 
         ui = self.ui
-        connect(ui.modelBox, "currentIndexChanged(int)", self._model_chosen)
+        self._models = ModelList(ui.modelsList, self._models_ticked, self._show_model)
+        self._drop_area = DropArea(_("Drop a DICOM folder or an image file here"), self.load)
+        ui.dropHost.layout().addWidget(self._drop_area)
         connect(ui.denoiseBox, "currentIndexChanged(int)", self._denoiser_chosen)
         connect(ui.modelFolderButton, "clicked()", self._choose_model_folder)
         connect(ui.modelCardButton, "clicked()", self._show_card)
@@ -70,10 +75,12 @@ class SegmentPanel(RunPanel[SegmentationLogic]):
         connect(ui.editButton, "clicked()", self._edit)
         connect(ui.environmentButton, "clicked()", show_environment)
         logic.slice_shown.connect(self._follow)
+        logic.missed.connect(lambda failure: self._say(failure.message, failure.details))
         self.list_models()
 
     def _node_changed(self) -> None:
         node = self._node
+        self._volume = None
         if node is None:
             return
         if node.inputVolume is None:
@@ -81,22 +88,29 @@ class SegmentPanel(RunPanel[SegmentationLogic]):
             node.inputVolume = next((v for v in volumes if not v.IsA("vtkMRMLLabelMapVolumeNode")), None)
         self.list_models()
 
+    def load(self, path: Path) -> None:
+        """Load an image from the disk and make it the input."""
+        if self._node is None:
+            return
+        self._clear()
+        try:
+            volume = load_image(path, slicer.mrmlScene, self._say)
+        except LiverMarginError as error:
+            self._say(error.message, error.details)
+            return
+        self._node.inputVolume = volume
+        slicer.util.setSliceViewerLayers(background=volume, fit=True)
+
     def list_models(self) -> None:
-        """Read the model folders again and keep the chosen model chosen."""
-        chosen = self._node.model if self._node is not None else ""
-        self._choices = segmentation_models([chosen])
-        box = self.ui.modelBox
-        was_blocked = box.blockSignals(True)
-        box.clear()
-        for choice in self._choices:
-            box.addItem(choice.title)
-        box.setCurrentIndex(self._index_of(chosen))
-        box.blockSignals(was_blocked)
+        """Read the model folders again and keep the ticked models ticked."""
+        folders = list(self._node.models) if self._node is not None else []
+        self._models.fill(segmentation_models(folders), folders)
         self._list_denoisers()
-        self._model_chosen(box.currentIndex)
+        self._models_ticked()
 
     def refresh(self) -> None:
         """Enable what can be used now, and say why the rest cannot."""
+        self._look_at_volume()
         super().refresh()
         ui = self.ui
         ui.firstSliceBox.enabled = ui.lastSliceBox.enabled = not ui.allSlicesCheck.checked
@@ -105,53 +119,62 @@ class SegmentPanel(RunPanel[SegmentationLogic]):
         ui.missingLabel.text = lacking
 
     def _start(self) -> None:
-        node, choice = self._node, self._chosen()
-        volume, denoiser = node.inputVolume, self.ui.denoiseBox.currentIndex
-        self._geometry = mrml.geometry_of(volume)
-        settings = SegmentSettings(
-            model=str(choice.folder),
-            segments=choice.manifest.labels,
-            name=_("{volume} liver by {model}").format(volume=volume.GetName(), model=choice.manifest.name),
-            modality=None if node.modality == "auto" else Modality(node.modality),
-            device=node.device,
-            slices=None if node.allSlices else (node.firstSlice, node.lastSlice),
-            allow_mismatch=node.allowMismatch,
-            denoise=str(self._denoisers[denoiser - 1].folder) if denoiser > 0 else None,
-        )
-        self.logic.start(volume, settings, self._command(), node.outputSegmentation)
-
-    def _index_of(self, folder: str) -> int:
-        folders = [str(choice.folder) for choice in self._choices]
-        if folder in folders:
-            return folders.index(folder)
-        return next((n for n, choice in enumerate(self._choices) if choice.manifest is not None), -1)
-
-    def _chosen(self) -> ModelChoice | None:
-        index = self.ui.modelBox.currentIndex
-        return self._choices[index] if 0 <= index < len(self._choices) else None
+        node, denoiser = self._node, self.ui.denoiseBox.currentIndex
+        settings = [
+            SegmentSettings(
+                model=str(choice.folder),
+                segments=choice.manifest.labels,
+                name=_("{volume} liver by {model}").format(volume=node.inputVolume.GetName(), model=choice.name),
+                title=choice.name,
+                modality=None if node.modality == "auto" else Modality(node.modality),
+                device=node.device,
+                slices=None if node.allSlices else (node.firstSlice, node.lastSlice),
+                allow_mismatch=node.allowMismatch,
+                denoise=str(self._denoisers[denoiser - 1].folder) if denoiser > 0 else None,
+            )
+            for choice in self._models.ticked()
+        ]
+        self.logic.start(node.inputVolume, settings, self._command(), node.outputSegmentation)
 
     def _why_not(self) -> str:
-        node, choice = self._node, self._chosen()
+        node, choices = self._node, self._models.ticked()
         if node is None or node.inputVolume is None:
             return _("Load a CT or MR and choose it as the input volume.")
-        if choice is None:
-            return _("No model was found; choose the folder of one.")
-        if choice.manifest is None:
-            return choice.problem
+        if not choices:
+            return _("Tick a model, or choose the folder of one.")
+        if problem := next((choice.problem for choice in choices if choice.manifest is None), ""):
+            return problem
         if not node.allSlices and node.firstSlice > node.lastSlice:
             return _("The first slice lies above the last one.")
         return ""
 
-    def _model_chosen(self, index: int) -> None:
-        choice = self._chosen()
+    def _look_at_volume(self) -> None:
+        """Limit the slice range to the slices that the volume has."""
+        node = self._node
+        if node is None or node.inputVolume is self._volume:
+            return
+        self._volume = node.inputVolume
+        try:
+            last = axial_view(mrml.geometry_of(self._volume)).geometry.shape[0] - 1
+        except (LiverMarginError, AttributeError):  # said when it is to be segmented; none is chosen
+            return
+        if node.allSlices or node.lastSlice > last:
+            node.firstSlice, node.lastSlice = 0, last
+
+    def _models_ticked(self) -> None:
+        if self._node is not None:
+            self._node.models = [str(choice.folder) for choice in self._models.ticked()]
+        self._show_model()
+        self.refresh()
+
+    def _show_model(self) -> None:
+        """Say what the selected model is."""
+        choice = self._models.selected()
         self.ui.modelCardButton.enabled = choice is not None and choice.manifest is not None
-        text = _("No model was found; choose the folder of one.")
+        text = ""
         if choice is not None:
             text = choice.manifest.description if choice.manifest is not None else choice.problem
         self.ui.modelLabel.text = text
-        if self._node is not None and choice is not None and self._node.model != str(choice.folder):
-            self._node.model = str(choice.folder)
-        self.refresh()
 
     def _list_denoisers(self) -> None:
         chosen = self._node.denoiser if self._node is not None else ""
@@ -171,18 +194,21 @@ class SegmentPanel(RunPanel[SegmentationLogic]):
 
     def _choose_model_folder(self) -> None:
         folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Folder of a model"))
-        if not folder:
-            return
-        choice = own_model(Path(folder))
-        if choice.manifest is None:
-            self._failed(Failure("bundle", choice.problem))
-            return
+        if folder:
+            self.tick_model(Path(folder))
+
+    def tick_model(self, folder: Path) -> None:
+        """Add the model in a folder to the ticked ones, or say why it cannot be used."""
+        choice = own_model(folder)
         self._clear()
-        self._node.model = str(choice.folder)
+        if choice.manifest is None:
+            self._say(choice.problem)
+            return
+        self._node.models = [*dict.fromkeys([*self._node.models, str(choice.folder)])]
         self.list_models()
 
     def _show_card(self) -> None:
-        choice = self._chosen()
+        choice = self._models.selected()
         if choice is not None and choice.manifest is not None:
             card = model_card(choice.manifest)
             self._show_text(choice.title, choice.manifest.description, card)
@@ -201,56 +227,67 @@ class SegmentPanel(RunPanel[SegmentationLogic]):
     def _follow(self, index: int) -> None:
         """Let the axial view show the slice that has just come."""
         red = slicer.mrmlScene.GetNodeByID(_RED_SLICE)
-        if self._node is None or not self._node.followSlices or red is None:
+        if self._node is None or not self._node.followSlices or red is None or self._node.inputVolume is None:
             return
-        grid = axial_view(self._geometry).geometry
+        grid = axial_view(mrml.geometry_of(self._node.inputVolume)).geometry
         centre = grid.ijk_to_ras @ ((grid.shape[2] - 1) / 2, (grid.shape[1] - 1) / 2, index, 1)
         red.JumpSliceByOffsetting(*(float(x) for x in centre[:3]))
 
-    def _show(self, finding: Finding) -> None:
-        self._finding = finding
-        self.ui.resultLabel.text = _summary(finding)
+    def _show(self, findings: tuple[Finding, ...]) -> None:
+        self._findings = findings
+        box = self.ui.resultSelector
+        box.clear()
+        for finding in findings:
+            box.addItem(_title(finding))
+        box.visible = len(findings) > 1
+        self.ui.resultLabel.text = "\n\n".join(_summary(finding, len(findings) > 1) for finding in findings)
         if self.ui.show3DButton.checked:
             self._show_3d(True)
 
     def _clear(self) -> None:
         super()._clear()
-        self._finding = None
+        self._findings = ()
 
-    def _present(self) -> Any:
-        """The segmentation of the last run, if the user has not deleted it."""
-        if self._finding is None or self._finding.node.GetScene() is None:
+    def _present(self) -> list[Finding]:
+        """The results of the last run that the user has not deleted."""
+        present = [finding for finding in self._findings if finding.node.GetScene() is not None]
+        if not present:
             self.ui.resultBox.visible = False
-            return None
-        return self._finding.node
+        return present
 
     def _show_3d(self, shown: bool) -> None:
-        node = self._present()
-        if node is None:
-            return
-        if shown:
-            node.CreateClosedSurfaceRepresentation()
-        node.GetDisplayNode().SetVisibility3D(shown)
+        for finding in self._present():
+            if shown:
+                finding.node.CreateClosedSurfaceRepresentation()
+            finding.node.GetDisplayNode().SetVisibility3D(shown)
 
     def _edit(self) -> None:
-        node = self._present()
-        if node is None:
+        present, chosen = self._present(), max(0, self.ui.resultSelector.currentIndex)
+        if chosen >= len(self._findings) or self._findings[chosen] not in present:
             return
+        finding = self._findings[chosen]
+        node = finding.node
         slicer.util.selectModule("SegmentEditor")
         editor = slicer.modules.SegmentEditorWidget.editor
         editor.setSegmentationNode(node)
         editor.setSourceVolumeNode(
             slicer.mrmlScene.GetNodeByID(node.GetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole()))
         )
-        editor.setCurrentSegmentID(self._finding.segment_ids[0])
+        editor.setCurrentSegmentID(finding.segment_ids[0])
 
 
-def _summary(finding: Finding) -> str:
+def _title(finding: Finding) -> str:
+    return str(finding.values.get("model", finding.node.GetName()))
+
+
+def _summary(finding: Finding, named: bool) -> str:
     """Volumes and slices that the worker measured, one line a segment."""
-    lines = []
+    lines = [_title(finding)] if named else []
     for segment in finding.values.get("segments", []):
         if not segment["voxels"]:
             lines.append(_("{name}: nothing found").format(name=segment["name"]))
+        elif segment["volume_ml"] is None:
+            lines.append(_("{name}: {slices} slices").format(name=segment["name"], slices=segment["slices"]))
         else:
             lines.append(
                 _("{name}: {volume} ml in {slices} slices").format(

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from LiverMarginLib import mrml
-from LiverMarginLib.errors import GeometryError
+from LiverMarginLib.errors import GeometryError, InputError
 from LiverMarginLib.events import Event, SliceReady
 from LiverMarginLib.io.volume_writers import write_volume
 from LiverMarginLib.jobs.segment import SegmentJob
@@ -39,6 +39,8 @@ class SegmentSettings:
         What the model finds, from its manifest.
     name : str
         Of a new segmentation.
+    title : str
+        Of the model: it tells the segments that are added to an existing segmentation from those of other models.
     modality : Modality, optional
         None asks the volume.
     device : str
@@ -54,6 +56,7 @@ class SegmentSettings:
     model: str
     segments: tuple[Segment, ...]
     name: str
+    title: str
     modality: Modality | None = None
     device: str = "auto"
     slices: tuple[int, int] | None = None
@@ -128,6 +131,8 @@ class SegmentationLogic(RunLogic[Finding]):
             If volume or output cannot be used; nothing has happened then.
         """
         with self._preparing() as folder:
+            if volume.GetScene() is None:
+                raise InputError("The volume has left the scene; choose another.")
             image = mrml.volume_from_node(volume, settings.modality)
             # Compressing would hold up the window for seconds.
             path = write_volume(image, folder / "volume.nrrd", compress=False)
@@ -150,9 +155,13 @@ class SegmentationLogic(RunLogic[Finding]):
 
     def _new_run(self, volume: Any, geometry: Geometry, settings: SegmentSettings, output: Any, live: Path) -> _Run:
         """Add the empty segments to the scene."""
+        segments = settings.segments
+        if output is not None:
+            mrml.check_output(output, volume)
+            segments = tuple(replace(segment, name=f"{segment.name} ({settings.title})") for segment in segments)
         node = mrml.new_segmentation(volume, settings.name) if output is None else output
         try:
-            layers = mrml.SegmentLayers(node, geometry, settings.segments)
+            layers = mrml.SegmentLayers(node, geometry, segments)
         except BaseException:
             if output is None:
                 mrml.discard(node)

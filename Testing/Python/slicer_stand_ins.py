@@ -15,6 +15,7 @@ from LiverMarginPanels.signals import Signal
 from LiverMarginPanels.worker_client import Command
 
 COMMAND = Command("python", Path())
+UNCHECKED, CHECKED = 0, 2
 READY = {"event": "ready", "protocol": 1, "pid": 4711}
 
 
@@ -163,6 +164,34 @@ class Widget:
     def setFormat(self, text: str) -> None:
         self.format = text
 
+    def layout(self) -> Widget:
+        return self
+
+    def addWidget(self, widget) -> None:
+        self.items.append(widget)
+
+
+class ListWidget(Widget):
+    """A QListWidget; a click on a box or a line is `tick` or `choose`."""
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__(name)
+        self.currentRow = -1
+
+    def item(self, row: int) -> Item:
+        return self.items[row]
+
+    def setCurrentRow(self, row: int) -> None:
+        self.currentRow = row
+
+    def tick(self, row: int, ticked: bool = True) -> None:
+        self.items[row].setCheckState(CHECKED if ticked else UNCHECKED)
+        self.emit("itemChanged(QListWidgetItem*)", self.items[row])
+
+    def choose(self, row: int) -> None:
+        self.currentRow = row
+        self.emit("currentRowChanged(int)", row)
+
 
 class Table(Widget):
     """A QTableWidget."""
@@ -209,6 +238,13 @@ class Item:
 
     def __init__(self, text: str = "") -> None:
         self.values: dict[int, object] = {0: text}
+        self.state = UNCHECKED
+
+    def setCheckState(self, state: int) -> None:
+        self.state = state
+
+    def checkState(self) -> int:
+        return self.state
 
     def setData(self, role: int, value: object) -> None:
         self.values[role] = value
@@ -220,11 +256,25 @@ class Item:
         pass
 
 
+class Frame:
+    """A QFrame, or what lies in one."""
+
+    StyledPanel = 6
+
+    def __init__(self, content: object = None) -> None:
+        pass
+
+    def __getattr__(self, name: str):
+        if name in ("setAcceptDrops", "setFrameShape", "setAlignment", "setWordWrap", "addWidget"):
+            return lambda _: None
+        raise AttributeError(name)
+
+
 def widgets_of(ui_file: Path) -> types.SimpleNamespace:
     """The widgets that a .ui file names, as `slicer.util.childWidgetVariables` gives them."""
     found = types.SimpleNamespace()
     for element in xml.etree.ElementTree.parse(ui_file).iter("widget"):
-        kind = Table if element.get("class") == "QTableWidget" else Widget
+        kind = {"QTableWidget": Table, "QListWidget": ListWidget}.get(element.get("class"), Widget)
         widget = kind(element.get("name"))
         for prop in element.findall("property"):
             if prop.get("name") in ("checked", "text", "title"):
@@ -270,7 +320,10 @@ def install(monkeypatch: pytest.MonkeyPatch, scene=None, settings: dict | None =
     seen = types.SimpleNamespace(settings=settings if settings is not None else {}, asked=[], boxes=[], urls=[])
 
     qt = types.ModuleType("qt")
-    qt.Qt = types.SimpleNamespace(DisplayRole=0, UserRole=256, AscendingOrder=0)
+    qt.Qt = types.SimpleNamespace(
+        DisplayRole=0, UserRole=256, AscendingOrder=0, Checked=CHECKED, Unchecked=UNCHECKED, AlignCenter=132
+    )
+    qt.QFrame, qt.QVBoxLayout, qt.QLabel = Frame, Frame, Frame
     qt.QTableWidgetItem = qt.QListWidgetItem = Item
     qt.QSettings = lambda: types.SimpleNamespace(setValue=seen.settings.__setitem__)
     qt.QUrl = types.SimpleNamespace(fromLocalFile=lambda path: path)
@@ -319,6 +372,7 @@ def install(monkeypatch: pytest.MonkeyPatch, scene=None, settings: dict | None =
     )
     for name in [name for name in sys.modules if name.startswith("LiverMarginPanels.") and "panel" in name[18:]]:
         monkeypatch.delitem(sys.modules, name)
-    for name in ("LiverMarginPanels.tables", "LiverMarginPanels.parameter_node", "LiverMargin"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in ("tables", "parameter_node", "drop_area", "model_list"):
+        monkeypatch.delitem(sys.modules, f"LiverMarginPanels.{name}", raising=False)
+    monkeypatch.delitem(sys.modules, "LiverMargin", raising=False)
     return seen

@@ -14,6 +14,7 @@ from conftest import REPOSITORY
 from LiverMarginPanels.environment_report import diagnosis_lines
 from LiverMarginPanels.export_logic import ExportLogic, ExportSettings
 from LiverMarginPanels.segmentation_logic import SegmentationLogic
+from LiverMarginPanels.segmentation_queue import SegmentationQueue
 from LiverMarginPanels.worker_client import Command, WorkerClient
 from slicer_stand_ins import COMMAND, READY, Clock, FakeProcess, Parameters, RealProcess
 from test_mrml import SHAPE, add_volume, example, geometry
@@ -60,10 +61,10 @@ def stage(monkeypatch, tmp_path) -> Stage:
 
 
 def segment_panel(stage: Stage, **parameters):
-    logic = SegmentationLogic(stage.client, stage.clock.later, stage.clock, stage.runs)
+    logic = SegmentationQueue(SegmentationLogic(stage.client, stage.clock.later, stage.clock, stage.runs))
     panel = stage.panel("Segment", logic, lambda: COMMAND, lambda: "", lambda: None)
     values = {
-        "inputVolume": add_volume(stage.scene, geometry("LPS")), "modality": "CT", "model": "", "denoiser": "",
+        "inputVolume": add_volume(stage.scene, geometry("LPS")), "modality": "CT", "models": [], "denoiser": "",
         "device": "auto", "outputSegmentation": None, "allSlices": True,
         "firstSlice": 0, "lastSlice": 0, "allowMismatch": False,
         "followSlices": True,
@@ -92,7 +93,8 @@ def test_without_anything_that_runs_models_the_segment_panel_opens_and_says_why(
 def test_a_click_segments_shows_slices_and_ends_with_numbers(stage, tiny_model, tmp_path):
     shutil.copytree(tiny_model.folder, tmp_path / "models" / "tiny")
     panel, node = segment_panel(stage)
-    assert panel.ui.modelBox.items == ["tiny 1.0.0 (CT)"] and node.model.endswith("tiny")
+    assert [item.data(0) for item in panel.ui.modelsList.items] == ["tiny 1.0.0 (CT)"]
+    assert [Path(folder).name for folder in node.models] == ["tiny"]
     panel.ui.applyButton.click()
     assert panel.ui.applyButton.text == "Cancel" and not panel.ui.settingsBox.enabled
     assert (stage.process.job["modality"], stage.process.job["slices"]) == ("CT", None)
@@ -180,13 +182,13 @@ def test_a_model_folder_of_ones_own_is_taken_or_refused_with_the_reason(stage, t
     assert panel.ui.messageLabel.visible and not panel.ui.applyButton.enabled
     stage.seen.folder = str(tiny_model.folder)
     panel.ui.modelFolderButton.click()
-    assert node.model == str(tiny_model.folder)
+    assert node.models == [str(tiny_model.folder)]
     assert panel.ui.applyButton.enabled and not panel.ui.messageLabel.visible
     assert panel.ui.modelLabel.text == "Random weights, for tests."
     panel.ui.modelCardButton.click()
     assert "## How it was trained" in stage.seen.boxes[-1].details
 
-    again, _node = segment_panel(stage, model=node.model)  # restored with the scene
+    again, _node = segment_panel(stage, models=node.models)  # restored with the scene
     assert again.ui.applyButton.enabled
 
 
@@ -194,7 +196,7 @@ def test_an_image_is_denoised_first_only_when_asked(stage, tiny_model, tmp_path,
     segment = importlib.import_module("LiverMarginPanels.segment_panel")
     cleaner = types.SimpleNamespace(folder=tmp_path / "cleaner", title="cleaner 1.0.0 (CT)")
     monkeypatch.setattr(segment, "denoising_models", lambda: [cleaner])
-    panel, node = segment_panel(stage, model=str(tiny_model.folder))
+    panel, node = segment_panel(stage, models=[str(tiny_model.folder)])
     assert panel.ui.denoiseBox.items == ["no", "cleaner 1.0.0 (CT)"] and panel.ui.denoiseBox.currentIndex == 0
     panel.ui.applyButton.click()
     assert stage.process.job["denoise"] is None

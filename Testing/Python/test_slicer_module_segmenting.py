@@ -22,7 +22,7 @@ from LiverMarginLib.volume import Geometry, Modality, axial_view
 
 pytestmark = pytest.mark.slicer
 
-SETTINGS = SegmentSettings("a model", (LIVER, LIVER_MASS), "result", Modality.CT, slices=(1, 3))
+SETTINGS = SegmentSettings("a model", (LIVER, LIVER_MASS), "result", "m", Modality.CT, slices=(1, 3))
 
 
 class Room:
@@ -241,7 +241,7 @@ def test_the_real_worker_segments_a_volume_of_the_scene(tiny_model, tmp_path, ca
     logic.failed.connect(room.failures.append)
     if cancel:
         logic.slice_shown.connect(lambda _: logic.cancel())
-    settings = SegmentSettings(str(tiny_model.folder), (LIVER,), "result", Modality.CT, "cpu")
+    settings = SegmentSettings(str(tiny_model.folder), (LIVER,), "result", "m", Modality.CT, "cpu")
     logic.start(room.volume, settings, Command(sys.executable, REPOSITORY))
     process.wait()
     assert not room.left_behind()
