@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="robust", help="shipped settings: paper, robust, ... (default: robust)")
     parser.add_argument("--data", default="", help="data set; without it phantoms are made and trained on")
     parser.add_argument("--out", required=True, help="folder of the bundle that the training ends in")
+    parser.add_argument("--init", metavar="BUNDLE", help="start from this model's weights, as far as they fit")
     parser.add_argument("--work", help="folder of checkpoint, log and curves (default: OUT.training)")
     parser.add_argument("--cache", help="folder of decoded slices and phantoms, to share between trainings")
     parser.add_argument("--split", help="split.json of `livermargin dataset split`")
@@ -70,6 +71,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         model=options.model,
         profile=options.profile,
         out=options.out,
+        initial=options.init,
         work=options.work,
         cache=options.cache,
         split=options.split,

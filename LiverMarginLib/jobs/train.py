@@ -80,6 +80,8 @@ class TrainJob(DatasetJob):
         Keys of `LiverMarginLib.training.profiles.PROFILES`.
     out : str
         Folder of the bundle; it appears when the training ends.
+    initial : str, optional
+        Name or folder of a bundle to start from: its layers that fit are taken.
     work : str, optional
         Folder of the training: checkpoint, log, curves, run manifest. By default `out` with ``.training`` added.
     cache : str, optional
@@ -112,6 +114,7 @@ class TrainJob(DatasetJob):
     model: str = "unet"
     profile: str = "robust"
     out: str = "model"
+    initial: str | None = None
     work: str | None = None
     cache: str | None = None
     split: str | None = None
@@ -171,7 +174,8 @@ class TrainJob(DatasetJob):
         for key, text in self.settings.items():
             _set(values, key, text)
         work = self.work or f"{self.out.rstrip('/')}.training"
-        return replace(TrainConfig.from_dict(values), out=work, resume=self.resume)
+        config = TrainConfig.from_dict(values)
+        return replace(config, out=work, resume=self.resume, initial=self.initial or config.initial)
 
     def _sources(self, cache: Path, on_event: OnEvent, cancel: CancelToken) -> tuple[SliceSource, SliceSource | None]:
         if not self.data:

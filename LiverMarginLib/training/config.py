@@ -162,6 +162,8 @@ class TrainConfig:
         Name of the network: a key of `PROFILES`.
     model_options : mapping
         Keyword arguments of the network's class, such as the U-Net's ``widths`` or DnCNN-SR's ``scale``.
+    initial : str, optional
+        Bundle, or file of weights, to start from: all layers that fit are taken. None starts from scratch.
     out : str
         Folder of the training: checkpoint, log, curves, manifest, best weights. Made where it does not exist.
     resume : bool
@@ -205,6 +207,7 @@ class TrainConfig:
 
     model: str = "unet"
     model_options: Mapping[str, Any] = field(default_factory=dict)
+    initial: str | None = None
     out: str = "training"
     resume: bool = False
     intensity: IntensityKind = IntensityKind.HU

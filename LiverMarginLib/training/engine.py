@@ -17,6 +17,7 @@ from LiverMarginLib.errors import ResourceError
 from LiverMarginLib.inference.memory import is_out_of_memory
 from LiverMarginLib.training.config import OptimiserConfig, Precision, ScheduleConfig, TrainConfig
 from LiverMarginLib.training.distributed import Group
+from LiverMarginLib.training.initial import load_initial
 from LiverMarginLib.training.loader import Batch
 from LiverMarginLib.training.schedule import LearningRate, build_optimiser
 from LiverMarginLib.training.task import Task
@@ -84,7 +85,10 @@ class Engine:
         self._autocast = mixed_precision(config.precision, device)
         # Convolutions on the CPU, and those in half precision on CUDA, run at about twice the speed in this layout.
         layout = torch.preserve_format if device.type == "mps" else torch.channels_last
-        self.model = task.build_model().to(device)
+        self.model = task.build_model()
+        if config.initial is not None:
+            load_initial(self.model, config.initial)
+        self.model.to(device)
         self.model.to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's annotations
         self._average = copy.deepcopy(self.model).requires_grad_(False) if self._config.ema_decay else None
         self._trained: nn.Module = self.model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 from pathlib import Path
@@ -16,10 +17,11 @@ from LiverMarginLib.training.config import TrainConfig
 from LiverMarginLib.training.data import Fingerprinted, SliceSource
 from LiverMarginLib.training.distributed import Group
 from LiverMarginLib.training.files import write_atomically
+from LiverMarginLib.training.initial import weights_file
 
 MANIFEST = "manifest.json"
 # Names of folders may hold a patient's or a user's name, and say nothing about how to repeat the training.
-_LEFT_OUT = frozenset({"out", "resume"})
+_LEFT_OUT = frozenset({"out", "resume", "initial"})
 
 
 def run_manifest(
@@ -49,6 +51,7 @@ def run_manifest(
         "seed": config.seed,
         "deterministic": config.deterministic,
         "config": {name: value for name, value in config.to_dict().items() if name not in _LEFT_OUT},
+        "initial_sha256": None if config.initial is None else _sha256(weights_file(config.initial)),
         "data": {"train": _describe(train), "validation": None if validation is None else _describe(validation)},
     }
 
@@ -64,6 +67,11 @@ def _describe(source: SliceSource) -> dict[str, Any]:
         "patients": len({source.patient(index) for index in range(len(source))}),
         "sha256": source.fingerprint() if isinstance(source, Fingerprinted) else None,
     }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def git_state(folder: Path) -> dict[str, Any]:

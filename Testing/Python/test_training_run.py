@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import pickle
 import sys
@@ -33,6 +34,7 @@ from LiverMarginLib.training.config import (  # noqa: E402
 )
 from LiverMarginLib.training.curves import draw_curves  # noqa: E402
 from LiverMarginLib.training.data import InMemorySource, SliceSample, usable_slices  # noqa: E402
+from LiverMarginLib.training.initial import load_initial  # noqa: E402
 from LiverMarginLib.training.loader import Batch  # noqa: E402
 from LiverMarginLib.training.profiles import PROFILES  # noqa: E402
 from LiverMarginLib.training.segmentation import SegmentationTask, patient_iou  # noqa: E402
@@ -156,6 +158,27 @@ def test_mixed_precision_trains(tmp_path: Path) -> None:
     )
     assert np.isfinite(result.scores["loss"])
     assert all(tensor.dtype == torch.float32 for tensor in load_file(result.weights).values())
+
+
+def test_a_training_can_start_from_the_weights_of_another(learnt, tmp_path: Path) -> None:
+    settings, before, _ = learnt
+    still = {"optimiser": OptimiserConfig(OptimiserKind.SGD, 1e-12), "schedule": ScheduleConfig(), "epochs": 1}
+    started = replace(settings, out=str(tmp_path / "a"), initial=str(before.weights), **still)
+    result = train(started, source(1), source(20, 21, 22))
+    assert result.scores["mask_iou"] == pytest.approx(before.scores["mask_iou"], abs=1e-3)
+    manifest = json.loads((result.folder / "manifest.json").read_text())
+    assert manifest["initial_sha256"] == hashlib.sha256(before.weights.read_bytes()).hexdigest()
+    assert "initial" not in manifest["config"]
+
+
+def test_layers_of_another_shape_keep_their_own_weights(learnt) -> None:
+    settings, before, _ = learnt
+    network = UNet(**settings.model_options, classes=2)
+    head = network.head.weight.clone()
+    assert load_initial(network, str(before.weights)) == len(network.state_dict()) - 2
+    torch.testing.assert_close(network.head.weight, head)
+    with pytest.raises(InputError, match="same architecture"):
+        load_initial(torch.nn.Linear(3, 3), str(before.weights))
 
 
 def test_early_stopping_waits_for_its_patience(tmp_path: Path) -> None:
