@@ -132,7 +132,7 @@ _SMALL_DETECTRON2 = replace(
         "rpn_batch": 64,
         "roi_batch": 32,
     },
-    optimiser=OptimiserConfig(OptimiserKind.ADAMW, 5e-4, weight_decay=1e-2, clip_norm=1.0),
+    optimiser=OptimiserConfig(OptimiserKind.ADAMW, 5e-4, weight_decay=1e-2, clip_norm=1.0, ema_decay=0.99),
     schedule=ScheduleConfig(Decay.COSINE, warmup_steps=50),
     augmentation=AugmentationConfig(rotation_p=0.3, scale_p=0.3, scale=(0.8, 1.25)),
     size=256,
