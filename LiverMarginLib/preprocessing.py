@@ -1,4 +1,4 @@
-"""From the voxels of a slice to a network's input, and from its probabilities back.
+"""From voxels to a slice-wise network's input, and from its probabilities back; intensities for all networks.
 
 Training and inference use the same functions, so that a network sees in use what it saw in training.
 """
@@ -36,6 +36,46 @@ def window_to_unit(image: npt.NDArray[Any], low: float, high: float) -> FloatIma
     np.clip(unit, 0.0, 1.0, out=unit)
     unit[np.isnan(unit)] = 0.0
     return unit
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What becomes of intensities: clipped to [low, high], less `shift`, divided by `divisor`.
+
+    Parameters
+    ----------
+    low, high : float
+        Infinite where nothing is clipped.
+    shift, divisor : float
+    """
+
+    low: float
+    high: float
+    shift: float
+    divisor: float
+
+    @classmethod
+    def unit(cls, low: float, high: float) -> Scale:
+        """The window becomes [0, 1]."""
+        return cls(low, high, low, high - low)
+
+    @property
+    def padding(self) -> float:
+        """The network input that stands for what lies outside of the image: the darkest one, or 0 as it is."""
+        return (self.low - self.shift) / self.divisor if np.isfinite(self.low) else 0.0
+
+    def apply(self, image: npt.NDArray[Any]) -> FloatImage:
+        """Make network inputs of intensities, of the same shape; values that are not numbers become the padding."""
+        if self == Scale.unit(self.low, self.high):
+            return window_to_unit(image, self.low, self.high)
+        scaled = np.array(image, dtype=np.float32, order="C")
+        missing = ~np.isfinite(scaled) if scaled.size and not np.isfinite(scaled.sum()) else None
+        np.clip(scaled, self.low, self.high, out=scaled)
+        scaled -= np.float32(self.shift)
+        scaled *= np.float32(1.0 / self.divisor)
+        if missing is not None:
+            scaled[missing] = self.padding
+        return scaled
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--phantoms", type=int, default=10, help="number of phantom patients (default: 10)")
     parser.add_argument("--phantom-noise", type=float, metavar="HU", help="noise of the phantoms (default: it varies)")
     parser.add_argument("--denoise", metavar="BUNDLE", help="evaluate every model after this denoising as well")
+    parser.add_argument(
+        "--target", choices=("liver", "tumour"), default="liver", help="what is compared; the liver with its masses"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--runtime", choices=("auto", "onnx", "torch"), default="auto")
     add_phantom_options(parser)
@@ -44,6 +47,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             phantom_spacing=tuple(options.phantom_spacing),
             phantom_noise=options.phantom_noise,
             denoise=options.denoise,
+            target=options.target,
             device=options.device,
             runtime=options.runtime,
         )

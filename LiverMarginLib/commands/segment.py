@@ -35,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--denoise", metavar="MODEL", help="denoise what the network sees by this model first")
     parser.add_argument(
+        "--uncertainty",
+        metavar="FILE",
+        help="image (.nii.gz, .nrrd, .mha) of how unsure a volumetric model is, from predictions with dropout",
+    )
+    parser.add_argument("--samples", type=int, default=8, help="predictions for the uncertainty (default: 8)")
+    parser.add_argument("--uncertainty-kind", choices=("entropy", "std"), default="entropy")
+    parser.add_argument(
         "--allow-mismatch", action="store_true", help="run although the model was made for other images"
     )
 
@@ -60,6 +67,9 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         denoise=options.denoise,
         slices=tuple(options.slices) if options.slices else None,
         allow_mismatch=options.allow_mismatch,
+        uncertainty=options.uncertainty,
+        samples=options.samples,
+        uncertainty_kind=options.uncertainty_kind,
     )
     result = terminal.run(job)
     lines = []

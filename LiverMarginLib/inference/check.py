@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from LiverMarginLib.errors import BundleError, DependencyError, LiverMarginError, ResourceError
+from LiverMarginLib.inference.denoising import load_denoiser
 from LiverMarginLib.inference.segmenter import Device, Runtime, load_segmenter
 from LiverMarginLib.models.bundle import Bundle
-from LiverMarginLib.models.manifest import ONNX_FILE, SAFETENSORS_FILE
+from LiverMarginLib.models.manifest import ONNX_FILE, SAFETENSORS_FILE, Task
+from LiverMarginLib.preprocessing import FloatImage
 
 # torch and ONNX Runtime add up in different orders; more than this is another network.
 LARGEST_DIFFERENCE = 1e-3
@@ -31,7 +34,7 @@ class CheckReport:
     skipped : mapping of str to str
         Why a runtime was not tried, one sentence.
     largest_difference : float, optional
-        Between the probabilities of two runtimes; None unless two ran.
+        Between the outputs of two runtimes; None unless two ran.
     """
 
     name: str
@@ -57,7 +60,8 @@ def check_bundle(path: str | os.PathLike[str], *, device: Device | str = Device.
     Raises
     ------
     BundleError
-        If it is invalid, cannot be run, gives anything but probabilities, or differs between runtimes.
+        If it is invalid, cannot be run, gives anything but probabilities (images, from a denoising network), or
+        differs between runtimes.
     DependencyError, ResourceError
         If none of the runtimes that it needs is installed, or the device cannot be used.
     """
@@ -73,16 +77,18 @@ def check_bundle(path: str | os.PathLike[str], *, device: Device | str = Device.
         if not bundle.has(file_name):
             continue
         try:
-            segmenter = load_segmenter(bundle, device=device, runtime=runtime)
+            predict = _network(bundle, device, runtime)
         except (DependencyError, ResourceError) as error:
             skipped[runtime.value], reason = error.message, error
             continue
-        segmenter.predict(image)
+        predict(image)
         start = time.perf_counter()
-        output = segmenter.predict(image)
+        output = predict(image)
         seconds[runtime.value] = time.perf_counter() - start
-        if not (np.isfinite(output).all() and output.min() >= 0 and output.max() <= 1):
-            raise BundleError(f"The model {manifest.name!r} does not give probabilities by {segmenter.runtime}.")
+        if not np.isfinite(output).all():
+            raise BundleError(f"The model {manifest.name!r} gives values that are not numbers by {runtime.value}.")
+        if manifest.task is Task.SEGMENTATION and not (output.min() >= 0 and output.max() <= 1):
+            raise BundleError(f"The model {manifest.name!r} does not give probabilities by {runtime.value}.")
         results.append(output)
     if reason is not None and not results:
         raise reason
@@ -93,3 +99,10 @@ def check_bundle(path: str | os.PathLike[str], *, device: Device | str = Device.
             f"{difference:.3g}); get the model again from its source."
         )
     return CheckReport(manifest.name, manifest.version, seconds, skipped, difference)
+
+
+def _network(bundle: Bundle, device: Device | str, runtime: Runtime) -> Callable[[FloatImage], FloatImage]:
+    """Return what computes a batch, for any task."""
+    if bundle.manifest.task is Task.DENOISING:
+        return load_denoiser(bundle, device=device, runtime=runtime).run
+    return load_segmenter(bundle, device=device, runtime=runtime).predict

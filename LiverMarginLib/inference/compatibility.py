@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.models.manifest import Manifest, Window, WindowUnit
+from LiverMarginLib.models.volumetric_fields import Normalisation, NormalisationKind
+from LiverMarginLib.preprocessing import FloatImage, Scale
 from LiverMarginLib.volume import IntensityKind, Modality, Volume, axial_view
 
 # Where an image of another kind is forced upon a model. 8-bit: the whole range. HU: a wide abdominal window.
@@ -31,14 +35,21 @@ class InputPlan:
     Parameters
     ----------
     low, high : float
-        Intensities that become 0 and 1.
+        Intensities that become 0 and 1; those beyond are clipped.
     notices : tuple of str
         What was assumed or is amiss, one sentence each.
+    scale : Scale
+        What becomes of the clipped intensities.
     """
 
     low: float
     high: float
     notices: tuple[str, ...]
+    scale: Scale
+
+    def apply(self, image: npt.NDArray[Any]) -> FloatImage:
+        """Make network inputs of intensities, of the same shape."""
+        return self.scale.apply(image)
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,45 @@ def plan_input(volume: Volume, manifest: Manifest, *, allow_mismatch: bool = Fal
         notices.append(f"{mismatch}; the result may be wrong.")
     window = manifest.window if kind is manifest.input_kind else _forced_window(kind)
     low, high = _limits(volume, window)
-    return InputPlan(low, high, tuple(notices))
+    return InputPlan(low, high, tuple(notices), plan_scale(volume.array, manifest.normalisation, low, high))
+
+
+def plan_scale(array: npt.NDArray[Any], normalisation: Normalisation, low: float, high: float) -> Scale:
+    """Choose what becomes of an image's intensities.
+
+    Parameters
+    ----------
+    array : ndarray, shape (k, j, i)
+        The image: a z-score may be that of its own values.
+    normalisation : Normalisation
+    low, high : float
+        The window.
+
+    Raises
+    ------
+    InputError
+        If the z-score of an image of one value is asked for.
+    """
+    match normalisation.kind:
+        case NormalisationKind.UNIT:
+            return Scale.unit(low, high)
+        case NormalisationKind.NONE:
+            return Scale(-math.inf, math.inf, 0.0, 1.0)
+    mean, deviation = normalisation.mean, normalisation.deviation
+    if mean is None or deviation is None:
+        # In the whole array's own order of voxels: sums of the same image differ in their last digits between axis
+        # orders, far below what a network notices.
+        count, total, squares = 0, 0.0, 0.0
+        for plane in array:
+            values = np.clip(plane[np.isfinite(plane)], low, high).astype(np.float64)
+            count, total, squares = count + values.size, total + values.sum(), squares + (values**2).sum()
+        mean = total / max(1, count)
+        deviation = math.sqrt(max(0.0, squares / max(1, count) - mean**2))
+        if deviation <= 1e-6 * (high - low):
+            raise InputError(
+                "The image has nearly the same value in every voxel, so there is nothing to segment; check the file."
+            )
+    return Scale(low, high, mean, deviation)
 
 
 def _survey(volume: Volume) -> _Intensities:

@@ -46,26 +46,34 @@ class FrugalPredictor:
         Makes the same network ready on the CPU; called at most once, and only if `segmenter` runs elsewhere.
     on_event : callable
         Told of every retreat by a `Notice`.
+    unit : str
+        What the network sees at a time, for messages: a "slice" or a "block".
     """
 
     def __init__(
-        self, segmenter: Segmenter, batch_size: int, fallback: Callable[[], Segmenter], on_event: OnEvent
+        self,
+        segmenter: Segmenter,
+        batch_size: int,
+        fallback: Callable[[], Segmenter],
+        on_event: OnEvent,
+        unit: str = "slice",
     ) -> None:
         self.segmenter = segmenter
         self.batch_size = batch_size
         self._fallback = fallback
         self._on_event = on_event
+        self._unit = unit
 
     def predict(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Compute probabilities of at most `batch_size` images, or of fewer.
 
         Parameters
         ----------
-        batch : ndarray of float32, shape (n, c, h, w)
+        batch : ndarray of float32, shape (n, c, ...)
 
         Returns
         -------
-        ndarray of float32, shape (m, classes, h, w)
+        ndarray of float32, shape (m, classes, ...)
             Of the first ``m <= n`` images; `batch_size` has become `m` if memory was short.
 
         Raises
@@ -86,18 +94,19 @@ class FrugalPredictor:
     def _retreat(self, details: str) -> None:
         if self.batch_size > 1:
             self.batch_size //= 2
-            slices = "slice" if self.batch_size == 1 else "slices"
-            self._on_event(Notice(f"Memory is short; going on with {self.batch_size} {slices} at a time."))
+            units = self._unit if self.batch_size == 1 else f"{self._unit}s"
+            self._on_event(Notice(f"Memory is short; going on with {self.batch_size} {units} at a time."))
         elif self.segmenter.device != "cpu":
             self._on_event(
                 Notice(
-                    f"The memory of the device {self.segmenter.device} does not hold one slice; going on with the CPU, "
-                    "which is slower."
+                    f"The memory of the device {self.segmenter.device} does not hold one {self._unit}; going on with "
+                    "the CPU, which is slower."
                 )
             )
             self.segmenter = self._fallback()
         else:
             raise ResourceError(
-                "There is not enough memory to segment a single slice; close other programs or use a larger machine.",
+                f"There is not enough memory to segment a single {self._unit}; close other programs or use a larger "
+                "machine.",
                 details,
             )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +35,8 @@ class Segmenter(Protocol):
     """A network that is loaded and ready, whatever runs it."""
 
     @property
-    def input_size(self) -> tuple[int, int]:
-        """(h, w) of the network's input."""
+    def input_size(self) -> tuple[int, ...]:
+        """(h, w) of a slice-wise network's input, (k, j, i) of a volumetric one's block."""
 
     @property
     def classes(self) -> int:
@@ -54,13 +55,13 @@ class Segmenter(Protocol):
 
         Parameters
         ----------
-        batch : ndarray of float32, shape (n, c, h, w)
-            Intensities in [0, 1], C-contiguous.
+        batch : ndarray of float32, shape (n, c, h, w) or (n, c, k, j, i)
+            Intensities as the bundle's window and normalisation make them, C-contiguous.
 
         Returns
         -------
-        ndarray of float32, shape (n, classes, h, w)
-            Probabilities in [0, 1].
+        ndarray of float32, shape (n, classes, h, w) or (n, classes, k, j, i)
+            Probabilities in [0, 1]; a softmax's background is left out.
 
         Raises
         ------
@@ -68,6 +69,14 @@ class Segmenter(Protocol):
             Whatever the runtime raises when memory is short (see `LiverMarginLib.inference.memory`); `BundleError`
             if the network cannot be run.
         """
+
+
+@runtime_checkable
+class DropoutSampler(Protocol):
+    """A segmenter that can leave dropout on, for a measure of how sure the network is."""
+
+    def dropout(self, seed: int) -> AbstractContextManager[None]:
+        """Draw dropout anew in each `predict` within the context; all else stays as in evaluation."""
 
 
 def load_segmenter(
@@ -97,7 +106,7 @@ def load_segmenter(
     Raises
     ------
     BundleError
-        If the bundle does not segment slices, lacks the weights for the runtime, or cannot be run.
+        If the bundle does not segment, lacks the weights for the runtime, or cannot be run.
     DependencyError
         If the runtime is not installed.
     ResourceError
@@ -112,7 +121,7 @@ def load_segmenter(
     if threads is not None and threads < 1:
         raise InputError("The number of threads must be 1 or more.")
     loader = bundle.architecture.segmenter
-    if loader is None or bundle.manifest.volumetric:
-        raise BundleError(f"The model {bundle.manifest.name!r} does not segment slices; choose another model.")
+    if loader is None:
+        raise BundleError(f"The model {bundle.manifest.name!r} does not segment; choose another model.")
     segmenter: Segmenter = resolve(loader)(bundle, device=device, runtime=runtime, threads=threads)
     return segmenter

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from LiverMarginLib.inference.segmenter import Device, Runtime, Segmenter, load_segmenter
+from pathlib import Path
+
+from LiverMarginLib.inference.model import SegmentationModel, load_model
+from LiverMarginLib.inference.segmenter import Device, Runtime
 from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.models.manifest import Manifest
 
-_Key = tuple[Manifest, str, str, int | None]
+_Key = tuple[Manifest, Path, str, str, int | None]
 
 # One only: two networks at a time may be more than the memory of a device.
-_kept: list[tuple[_Key, Segmenter]] = []
+_kept: list[tuple[_Key, SegmentationModel]] = []
 
 
-def warm_segmenter(
+def warm_model(
     bundle: Bundle,
     *,
     device: Device | str = Device.AUTO,
     runtime: Runtime | str = Runtime.AUTO,
     threads: int | None = None,
-) -> Segmenter:
-    """Return the network of `load_segmenter`, which is loaded only if the last one was another.
+) -> SegmentationModel:
+    """Return the network of `load_model`, which is loaded only if the last one was another.
 
-    Two bundles are the same if their manifests are, which hold the sha256 of the weights.
+    Two bundles are the same if their manifests are, which hold the sha256 of the weights, and their folders.
 
     Parameters
     ----------
     bundle, device, runtime, threads
-        As for `load_segmenter`, which also says what is raised.
+        As for `load_model`, which also says what is raised.
     """
-    key = (bundle.manifest, str(device), str(runtime), threads)
+    key = (bundle.manifest, bundle.folder, str(device), str(runtime), threads)
     if not _kept or _kept[0][0] != key:
         _kept.clear()
-        _kept.append((key, load_segmenter(bundle, device=device, runtime=runtime, threads=threads)))
+        _kept.append((key, load_model(bundle, device=device, runtime=runtime, threads=threads)))
     return _kept[0][1]

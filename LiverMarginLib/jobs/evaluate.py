@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from LiverMarginLib.comparison import CaseComparison
     from LiverMarginLib.volume import LabelMap, Volume
 
+_TARGETS = {"liver": (1, 2), "tumour": (2,)}
+
 
 @dataclass(frozen=True)
 class EvaluateJob(DatasetJob):
@@ -44,6 +46,8 @@ class EvaluateJob(DatasetJob):
         Standard deviation of their noise in HU; drawn by their seeds if None.
     denoise : str, optional
         Name or folder of a denoising bundle: every model is then evaluated with it as well as without.
+    target : str
+        What is compared: "liver" (with the masses in it, as the organ is drawn by most ground truths) or "tumour".
     device, runtime : str
         As for `SegmentJob`.
     """
@@ -61,14 +65,14 @@ class EvaluateJob(DatasetJob):
     phantom_spacing: tuple[float, float, float] = PhantomCohort.spacing
     phantom_noise: float | None = None
     denoise: str | None = None
+    target: str = "liver"
     device: str = "auto"
     runtime: str = "auto"
 
     def execute(self, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
         """Segment, compare, write; see `LiverMarginLib.jobs.run`."""
         from LiverMarginLib.comparison import CaseInput, compare_cases, write_tables
-        from LiverMarginLib.inference.segmenter import load_segmenter
-        from LiverMarginLib.inference.slicewise import segment_volume
+        from LiverMarginLib.inference.model import load_model
         from LiverMarginLib.models.store import find_bundle
         from LiverMarginLib.report.fragments import CaseFragment, make_fragment
         from LiverMarginLib.report.page import write_report
@@ -80,8 +84,14 @@ class EvaluateJob(DatasetJob):
         names = [bundle.manifest.name for bundle in bundles]
         if len(set(names)) != len(names):
             names = list(self.models)
-        segmenters = [load_segmenter(bundle, device=self.device, runtime=self.runtime) for bundle in bundles]
-        denoised = self._denoiser(on_event, cancel)
+        if self.target not in _TARGETS:
+            raise InputError(f"There is no target {self.target!r}; choose one of {', '.join(_TARGETS)}.")
+        wanted = _TARGETS[self.target]
+        for bundle in bundles:
+            if not {segment.label for segment in bundle.manifest.labels} & set(wanted):
+                raise InputError(f"The model {bundle.manifest.name!r} does not find a {self.target}; leave it out.")
+        models = [load_model(bundle, device=self.device, runtime=self.runtime) for bundle in bundles]
+        denoised = self._denoiser()
         loaded: dict[str, tuple[Volume, LabelMap, Mapping[str, LabelMap]]] = {}
 
         def notices(event: Event) -> None:
@@ -92,8 +102,8 @@ class EvaluateJob(DatasetJob):
             volume, reference = read()
             seen = {"": volume} if denoised is None else {"": volume, f" + {denoised[0]}": denoised[1](volume)}
             found = {
-                name + after: segment_volume(image, bundle, segmenter, None, notices, cancel)
-                for name, bundle, segmenter in zip(names, bundles, segmenters, strict=True)
+                name + after: model.segment(image, None, notices, cancel).labels
+                for name, model in zip(names, models, strict=True)
                 for after, image in seen.items()
             }
             loaded.clear()
@@ -114,7 +124,8 @@ class EvaluateJob(DatasetJob):
                 CaseInput(case, lambda case=case, read=read: load(case, read))  # type: ignore[misc]
                 for case, read in self._cases(on_event).items()
             ],
-            label=1,
+            wanted,
+            wanted,
             on_case=draw,
             on_event=on_event,
             cancel=cancel,
@@ -123,7 +134,7 @@ class EvaluateJob(DatasetJob):
         written.append(str(write_report(study, fragments.get, Path(self.folder) / "report.html", cancel=cancel)))
         return {"outputs": written + pictures, "folder": self.folder, **study_values(study)}
 
-    def _denoiser(self, on_event: OnEvent, cancel: CancelToken) -> tuple[str, Callable[[Volume], Volume]] | None:
+    def _denoiser(self) -> tuple[str, Callable[[Volume], Volume]] | None:
         """Return the denoising bundle's name, and what it does to a volume."""
         if self.denoise is None:
             return None
@@ -132,7 +143,7 @@ class EvaluateJob(DatasetJob):
 
         bundle = find_bundle(self.denoise)
         denoiser = load_denoiser_of_same_size(bundle, device=self.device, runtime=self.runtime)
-        return bundle.manifest.name, lambda volume: denoise_volume(volume, denoiser, cancel=cancel)
+        return bundle.manifest.name, lambda volume: denoise_volume(volume, denoiser)
 
     def _cases(self, on_event: OnEvent) -> dict[str, Callable[[], tuple[Volume, LabelMap]]]:
         if not self.data:
@@ -165,4 +176,4 @@ class EvaluateJob(DatasetJob):
 
         options = PhantomOptions(shape=self.phantom_shape, spacing=self.phantom_spacing, noise_hu=self.phantom_noise)
         phantom = make_phantom(seed, options)
-        return phantom.volume, liver_target(phantom.labels)
+        return phantom.volume, liver_target(phantom.labels, tumour=True)

@@ -16,6 +16,8 @@ from LiverMarginLib.jobs.base import Job, modality_named
 from LiverMarginLib.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
+    from LiverMarginLib.inference.options import SegmentOptions
+    from LiverMarginLib.inference.volumetric import VolumetricResult
     from LiverMarginLib.models.bundle import Bundle
 
 
@@ -53,6 +55,12 @@ class SegmentJob(Job):
         First and last axial slice, counted from 0 at the inferior end.
     allow_mismatch : bool
         Run although modality or intensities are not those the model was made for.
+    uncertainty : str, optional
+        Image file that receives how unsure a volumetric network is of each voxel: the result is then the mean of
+        `samples` predictions with dropout left on.
+    samples : int
+    uncertainty_kind : str
+        "entropy" or "std"; see `LiverMarginLib.inference.options.Uncertainty`.
     live : str, optional
         File in which whoever asked can watch the result grow: raw uint8 in the voxel order of the input, made here
         and belonging to the caller from then on. A `SliceReady` event says that a slice of it is there; with the
@@ -77,11 +85,15 @@ class SegmentJob(Job):
     denoise: str | None = None
     slices: tuple[int, int] | None = None
     allow_mismatch: bool = False
+    uncertainty: str | None = None
+    samples: int = 8
+    uncertainty_kind: str = "entropy"
     live: str | None = None
 
     def execute(self, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
         """Read, segment, write; see `LiverMarginLib.jobs.run`."""
         from LiverMarginLib.io.readers import read_volume
+        from LiverMarginLib.io.volume_writers import write_volume
         from LiverMarginLib.io.writers import check_output, write_labelmap
 
         # What can be refused is refused before the minutes of work, not after.
@@ -100,13 +112,16 @@ class SegmentJob(Job):
         cancel.check()
         on_event(Progress(1, 1, "read"))
         read_seconds = time.perf_counter() - started
-        labels = self.segment(volume, bundles, on_event, cancel)
+        result = self._segment(volume, bundles, on_event, cancel)
+        labels = result.labels
         segment_seconds = time.perf_counter() - started - read_seconds
         written: list[str] = []
         for number, output in enumerate(self.outputs):
             cancel.check()
             on_event(Progress(number, len(self.outputs), "write", Path(output).name))
             written += [str(path) for path in write_labelmap(labels, output, source=Path(self.input))]
+        if self.uncertainty is not None and result.uncertainty is not None:
+            written.append(str(write_volume(result.uncertainty, self.uncertainty)))
         on_event(Progress(len(self.outputs), len(self.outputs), "write"))
         return {
             "model": bundles[0].manifest.name,
@@ -137,27 +152,47 @@ class SegmentJob(Job):
         on_event : callable
         cancel : CancelToken
         """
-        from LiverMarginLib.inference.slicewise import SlicewiseOptions, segment_volume
-        from LiverMarginLib.inference.warm import warm_segmenter
-        from LiverMarginLib.models.manifest import FillHoles
+        return self._segment(volume, bundles, on_event, cancel).labels
+
+    def _segment(
+        self, volume: Volume, bundles: tuple[Bundle, Bundle | None], on_event: OnEvent, cancel: CancelToken
+    ) -> VolumetricResult:
+        from LiverMarginLib.inference.warm import warm_model
 
         bundle, denoising = bundles
-        segmenter = warm_segmenter(bundle, device=self.device, runtime=self.runtime, threads=self.threads)
-        options = SlicewiseOptions(
+        options = self._options(bundle)
+        # ONNX Runtime cannot leave dropout on.
+        runtime = "torch" if options.samples and self.runtime == "auto" else self.runtime
+        model = warm_model(bundle, device=self.device, runtime=runtime, threads=self.threads)
+        seen = volume if denoising is None else self._denoised(volume, denoising, on_event, cancel)
+        out = None if self.live is None else _live_labels(Path(self.live), volume)
+        result = model.segment(seen, options, on_event, cancel, out=out)
+        labels = result.labels
+        if denoising is not None:
+            used = {"name": denoising.manifest.name, "version": denoising.manifest.version}
+            labels = replace(labels, provenance={**labels.provenance, "denoised_by": used})
+            result = replace(result, labels=labels)
+        return result
+
+    def _options(self, bundle: Bundle) -> SegmentOptions:
+        from LiverMarginLib.inference.options import SegmentOptions, Uncertainty
+        from LiverMarginLib.models.manifest import FillHoles
+
+        if self.uncertainty is not None and not bundle.manifest.volumetric:
+            raise InputError(
+                f"The model {bundle.manifest.name} segments slice by slice, for which there is no uncertainty; choose "
+                "a volumetric model."
+            )
+        return SegmentOptions(
             batch_size=self.batch_size,
             threshold=self.threshold,
             largest_component=self.largest_component,
             fill_holes=None if self.fill_holes is None else FillHoles(self.fill_holes),
             slice_range=None if self.slices is None else (self.slices[0], self.slices[1] + 1),
             allow_mismatch=self.allow_mismatch,
+            samples=0 if self.uncertainty is None else self.samples,
+            uncertainty=Uncertainty(self.uncertainty_kind),
         )
-        seen = volume if denoising is None else self._denoised(volume, denoising, on_event, cancel)
-        out = None if self.live is None else _live_labels(Path(self.live), volume)
-        labels = segment_volume(seen, bundle, segmenter, options, on_event, cancel, out=out)
-        if denoising is not None:
-            used = {"name": denoising.manifest.name, "version": denoising.manifest.version}
-            labels = replace(labels, provenance={**labels.provenance, "denoised_by": used})
-        return labels
 
     def _denoised(self, volume: Volume, bundle: Bundle, on_event: OnEvent, cancel: CancelToken) -> Volume:
         from LiverMarginLib.inference.denoising import denoise_volume, load_denoiser_of_same_size

@@ -21,6 +21,9 @@ class Activation(StrEnum):
     """What turns a network's raw output into the bundle's output, applied exactly once, by whoever runs it."""
 
     SIGMOID = "sigmoid"
+    """One probability for each label; where several are likely, the later label wins."""
+    SOFTMAX = "softmax"
+    """The first channel is background, which the bundle's output leaves out; the likeliest class wins."""
     IDENTITY = "identity"
 
 
@@ -66,6 +69,7 @@ def resolve(reference: str) -> Any:
 # Each entry stands in a module of its own, which must import without torch, and is looked at when it is asked for.
 _ARCHITECTURES: dict[str, Architecture | str] = {
     "unet": "LiverMarginLib.models.unet_architecture:UNET",
+    "unet3d": "LiverMarginLib.models.unet3d_architecture:UNET3D",
     "dncnn-sr": "LiverMarginLib.models.dncnn_sr_architecture:DNCNN_SR",
     "mask-rcnn": "LiverMarginLib.models.maskrcnn_architecture:MASK_RCNN",
 }

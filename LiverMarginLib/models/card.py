@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from LiverMarginLib.models.architectures import Activation, find_architecture
 from LiverMarginLib.models.manifest import Manifest, Task, WindowUnit
+from LiverMarginLib.models.volumetric_fields import NormalisationKind, SpacingUnit
 
 
 def model_card(manifest: Manifest) -> str:
@@ -30,7 +32,7 @@ def model_card(manifest: Manifest) -> str:
                 "Task": manifest.task.value,
                 "Labels": ", ".join(f"{segment.label} = {segment.name}" for segment in manifest.labels),
                 "Architecture": f"{manifest.architecture} {json.dumps(dict(manifest.parameters))}",
-                "Threshold": f"{manifest.mask_threshold:g}" if manifest.task is Task.SEGMENTATION else "",
+                "Threshold": _threshold(manifest),
                 "Post-processing": _postprocessing(manifest),
             }
         ),
@@ -42,7 +44,11 @@ def model_card(manifest: Manifest) -> str:
                 "Intensity window": _window(manifest),
                 "Network input": " x ".join(map(str, manifest.input_size))
                 + (f", {manifest.channels} neighbouring slices" if manifest.context_slices else ""),
-                "Voxel spacing": " x ".join(f"{s:g}" for s in manifest.spacing) + " mm" if manifest.spacing else "",
+                "Voxel spacing": _spacing(manifest),
+                "Normalisation": _normalisation(manifest),
+                "Localiser": f"{manifest.localiser.model}, {manifest.localiser.margin_mm:g} mm around the organ"
+                if manifest.localiser
+                else "",
             }
         ),
         "## How it was trained",
@@ -70,6 +76,32 @@ def _window(manifest: Manifest) -> str:
     if manifest.window.unit is WindowUnit.PERCENTILE:
         return f"percentiles {low} to {high} of the volume"
     return f"{low} to {high}"
+
+
+def _threshold(manifest: Manifest) -> str:
+    if manifest.task is not Task.SEGMENTATION:
+        return ""
+    softmax = find_architecture(manifest.architecture).activation is Activation.SOFTMAX
+    return "the likeliest class" if softmax and "mask" not in manifest.thresholds else f"{manifest.mask_threshold:g}"
+
+
+def _spacing(manifest: Manifest) -> str:
+    if manifest.spacing is None:
+        return ""
+    unit = "mm" if manifest.spacing_unit is SpacingUnit.MM else "voxels of the image, averaged"
+    return f"{' x '.join(f'{s:g}' for s in manifest.spacing)} {unit}"
+
+
+def _normalisation(manifest: Manifest) -> str:
+    normalisation = manifest.normalisation
+    match normalisation.kind:
+        case NormalisationKind.UNIT:
+            return ""
+        case NormalisationKind.NONE:
+            return "none: values as they are"
+    if normalisation.mean is None:
+        return "z-score of the image"
+    return f"less {normalisation.mean:g}, divided by {normalisation.deviation:g}"
 
 
 def _postprocessing(manifest: Manifest) -> str:

@@ -49,6 +49,10 @@ class JsonObject:
             return True
         return False
 
+    def has(self, key: str) -> bool:
+        """Whether an optional entry is there and not taken yet."""
+        return key in self._left
+
     def text(self, key: str) -> str:
         """A string."""
         value = self._take(key)

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 from LiverMarginLib.errors import BundleError
 from LiverMarginLib.models.json_reader import JsonObject, JsonProblem
+from LiverMarginLib.models.manifest_error import ManifestError
+from LiverMarginLib.models.volumetric_fields import Localiser, Normalisation, NormalisationKind, SpacingUnit
 from LiverMarginLib.terminology import Code, Segment, Terminology
 from LiverMarginLib.volume import IntensityKind, Modality
 
@@ -33,13 +35,6 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Larger is a mistake or an attack: such a network input would not fit into any machine's memory.
 _MAX_INPUT_VOXELS = 4096 * 4096
 _MAX_CONTEXT = 8
-
-
-class ManifestError(BundleError):
-    """A manifest that contradicts itself or the schema; `why` is a clause, made into one sentence."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(f"The model's description (model.json) cannot be used: {why}; get the model from its source.")
 
 
 class Task(StrEnum):
@@ -132,15 +127,20 @@ class Manifest:
     input_size : tuple of int
         (h, w) of a slice-wise network, (k, j, i) of a volumetric one's patch.
     labels : tuple of Segment
-        One for each output channel of a segmentation network, in the channels' order. Where several are likely, the
-        later one wins: a tumour in the liver is tumour.
+        One for each output channel of a segmentation network (background not counted), in the channels' order.
     context_slices : int
         Neighbours on either side that a slice-wise network sees as further channels.
     spacing : tuple of float, optional
-        Voxel spacing (k, j, i) in mm to which a volumetric network's input is resampled.
+        Voxel spacing (k, j, i) to which a volumetric network's input is resampled.
+    spacing_unit : SpacingUnit
+        What `spacing` counts: millimetres, or the image's own voxels.
+    normalisation : Normalisation
+        What becomes of the windowed intensities.
+    localiser : Localiser, optional
+        The model that finds the organ for a volumetric one.
     thresholds : mapping of str to float
-        In (0, 1). ``mask`` is the probability from which a voxel is labelled (0.5 unless given); others belong to
-        the architecture (``score`` of an instance).
+        In (0, 1). ``mask`` is the probability from which a voxel is labelled; others belong to the architecture
+        (``score`` of an instance). Without ``mask`` it is 0.5, and among the classes of a softmax the likeliest wins.
     postprocessing : Postprocessing
         Defaults of the model; options of a job override them.
     weights : mapping of str to str
@@ -170,6 +170,9 @@ class Manifest:
     input_size: tuple[int, ...] = (512, 512)
     context_slices: int = 0
     spacing: tuple[float, float, float] | None = None
+    spacing_unit: SpacingUnit = SpacingUnit.MM
+    normalisation: Normalisation = field(default_factory=Normalisation)
+    localiser: Localiser | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
     postprocessing: Postprocessing = field(default_factory=Postprocessing)
     weights: Mapping[str, str] = field(default_factory=dict)
@@ -214,6 +217,14 @@ class Manifest:
             raise ManifestError("spacing must be three lengths in mm above 0 and below 100")
         if self.volumetric and self.context_slices:
             raise ManifestError("context_slices belong to slice-wise models")
+        if not self.volumetric and (self.localiser is not None or self.spacing_unit is not SpacingUnit.MM):
+            raise ManifestError("a localiser and a spacing in voxels belong to volumetric models")
+        if self.spacing_unit is SpacingUnit.VOXEL and not all(s == int(s) for s in self.spacing or ()):
+            raise ManifestError("a spacing in voxels must be whole numbers")
+        if self.task is Task.DENOISING and self.normalisation.kind is not NormalisationKind.UNIT:
+            raise ManifestError("a denoising model sees the window as [0, 1]")
+        if self.localiser is not None and self.localiser.model == self.name:
+            raise ManifestError("a model cannot be its own localiser")
         if self.window.unit is WindowUnit.PERCENTILE and self.input_kind is not IntensityKind.ARBITRARY:
             raise ManifestError(f"a window in percentiles contradicts an input in {self.input_kind}")
 
@@ -246,7 +257,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of ``model.json``."""
-        values = {
+        values: dict[str, Any] = {
             "schema_version": self.schema_version,
             "name": self.name,
             "version": self.version,
@@ -271,6 +282,13 @@ class Manifest:
             "training": dict(self.training),
             "licence": self.licence,
         }
+        # Optional entries, so that a model that does without them can still be read by older versions.
+        if self.spacing_unit is not SpacingUnit.MM:
+            values["spacing_unit"] = self.spacing_unit.value
+        if self.normalisation != Normalisation():
+            values["normalisation"] = self.normalisation.to_json()
+        if self.localiser is not None:
+            values["localiser"] = self.localiser.to_json()
         return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
@@ -320,6 +338,11 @@ def _read_manifest(root: JsonObject) -> Manifest:
         input_size=root.integers("input_size"),
         context_slices=root.integer("context_slices"),
         spacing=spacing,  # type: ignore[arg-type]
+        spacing_unit=root.choice("spacing_unit", SpacingUnit) if root.has("spacing_unit") else SpacingUnit.MM,
+        normalisation=(
+            Normalisation.from_json(root.object("normalisation")) if root.has("normalisation") else Normalisation()
+        ),
+        localiser=Localiser.from_json(root.object("localiser")) if root.has("localiser") else None,
         thresholds=_read_entries(root.mapping("thresholds"), JsonObject.number),
         postprocessing=Postprocessing(
             post.flag("largest_component"), post.choice("fill_holes", FillHoles), post.number("min_volume_ml")

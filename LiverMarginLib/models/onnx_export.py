@@ -37,7 +37,7 @@ def export_onnx(
     shape : tuple of int
         (n, c, h, w) or (n, c, k, j, i) of the input; n stays free in the graph.
     activation : Activation
-        Applied to the module's output inside the graph.
+        Applied to the module's output inside the graph; the background of a softmax is left out.
     half : bool
         Store as half precision, with a cast back, every weight that loses nothing by it.
 
@@ -65,6 +65,8 @@ def export_onnx(
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             output = self.network(image)
+            if activation is Activation.SOFTMAX:
+                return torch.softmax(output, dim=1)[:, 1:]
             return torch.sigmoid(output) if activation is Activation.SIGMOID else output
 
     # Two images, not one: a batch of one would be traced as a constant.

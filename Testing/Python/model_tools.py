@@ -20,6 +20,7 @@ from LiverMarginLib.inference.segmenter import load_segmenter
 from LiverMarginLib.models.bundle import Bundle, save_bundle
 from LiverMarginLib.models.manifest import Manifest, Postprocessing, Window, WindowUnit
 from LiverMarginLib.models.unet import UNet
+from LiverMarginLib.models.unet3d import UNet3D
 from LiverMarginLib.terminology import LIVER, LIVER_MASS, Segment
 from LiverMarginLib.volume import Geometry, IntensityKind, Modality, Volume
 
@@ -187,3 +188,35 @@ def refused_when_run(folder: Path, runtime: str) -> str:
         load_segmenter(Bundle.load(folder), runtime=runtime).predict(np.zeros((1, 1, 32, 32), np.float32))
     assert one_sentence(caught.value.message)
     return caught.value.message
+
+
+def tiny_unet3d_manifest(**changes) -> Manifest:
+    """Manifest of a CT model of blocks of 16 x 16 x 16 voxels of 4 mm; keyword arguments replace its fields."""
+    manifest = tiny_manifest(
+        name="tiny3d",
+        architecture="unet3d",
+        parameters={"in_channels": 1, "classes": 3, "widths": [4, 6], "dropout": 0.2, "input_dropout": 0.0},
+        input_size=(16, 16, 16),
+        spacing=(4.0, 4.0, 4.0),
+        labels=(LIVER, LIVER_MASS),
+    )
+    return dataclasses.replace(manifest, **changes)
+
+
+def tiny_unet3d_bundle(folder: Path, *, onnx: bool = False, seed: int = 0, **changes) -> Bundle:
+    """Save and load a tiny 3-D U-Net bundle with random weights that likes all three classes about equally."""
+    manifest = tiny_unet3d_manifest(**changes)
+    torch.manual_seed(seed)
+    net = UNet3D(**manifest.parameters).eval()
+    with torch.no_grad():
+        for block in net.modules():
+            if isinstance(block, torch.nn.BatchNorm3d):
+                block.running_mean.uniform_(-0.2, 0.2)
+                block.running_var.uniform_(0.5, 1.5)
+        noise = torch.from_numpy(ndimage.gaussian_filter(np.random.default_rng(0).random((2, 1, 16, 16, 16)), 1.5))
+        logits = net(noise.float())
+        net.head.bias -= logits.mean(dim=(0, 2, 3, 4))
+        net.head.weight *= 3 / logits.std()
+        net.head.bias *= 3 / logits.std()
+    save_bundle(folder, manifest, module=net, onnx=onnx)
+    return Bundle.load(folder)

@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 
 from LiverMarginLib.errors import BundleError, InputError
 from LiverMarginLib.events import Notice
-from LiverMarginLib.inference.slicewise import SlicewiseOptions, segment_volume
+from LiverMarginLib.inference.options import SegmentOptions
+from LiverMarginLib.inference.slicewise import segment_volume
 from LiverMarginLib.models.manifest import Window, WindowUnit
 from LiverMarginLib.terminology import LIVER
 from LiverMarginLib.volume import Geometry, IntensityKind, Modality, Volume
@@ -59,7 +60,7 @@ def test_an_eight_bit_or_mr_image_is_refused_by_a_ct_model_unless_allowed(bundle
     for volume, low, high in ((eight, 0, 255), (mr, *np.percentile(mr.array, (2, 98)))):
         assert "allow the mismatch" in refused(volume, bundle)
         events = []
-        result = segment_volume(volume, bundle, Fake(), SlicewiseOptions(allow_mismatch=True), events.append)
+        result = segment_volume(volume, bundle, Fake(), SegmentOptions(allow_mismatch=True), events.append)
         assert any(isinstance(event, Notice) and "may be wrong" in event.message for event in events)
         assert result.provenance["options"]["window"] == pytest.approx([low, high])
         np.testing.assert_array_equal(result.array > 0, volume.array >= (low + high) / 2)
@@ -138,7 +139,7 @@ def test_pixels_of_unknown_size_are_taken_for_square_and_no_millilitres_are_coun
     volume = ct((3, 32, 32), matrix=np.diag([-1.0, -2.0, 1, 1]), spacing_known=False)
     square = ct((3, 32, 32), matrix=np.diag([-1.0, -1.0, 1, 1]))
     events = []
-    result = segment_volume(volume, bundle, Fake(), SlicewiseOptions(min_volume_ml=1e6), events.append)
+    result = segment_volume(volume, bundle, Fake(), SegmentOptions(min_volume_ml=1e6), events.append)
     np.testing.assert_array_equal(result.array, segment_volume(square, bundle, Fake()).array)
     assert any(isinstance(event, Notice) and "spacing is not known" in event.message for event in events)
 
@@ -159,4 +160,4 @@ def test_pixels_of_unknown_size_are_taken_for_square_and_no_millilitres_are_coun
 )
 def test_options_out_of_their_range_are_refused(bundle, options):
     with pytest.raises(InputError):
-        segment_volume(ct(), bundle, Fake(), SlicewiseOptions(**options))
+        segment_volume(ct(), bundle, Fake(), SegmentOptions(**options))

@@ -18,7 +18,8 @@ MEASURE = '''
 import resource, sys
 import numpy as np
 from LiverMarginLib.inference.segmenter import load_segmenter
-from LiverMarginLib.inference.slicewise import SlicewiseOptions, segment_volume
+from LiverMarginLib.inference.options import SegmentOptions
+from LiverMarginLib.inference.slicewise import segment_volume
 from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.models.manifest import FillHoles
 from LiverMarginLib.volume import Geometry, IntensityKind, Modality, Volume
@@ -49,7 +50,7 @@ for k in range(slices):
 volume = Volume(array, Geometry(array.shape, np.diag([-0.7, -0.7, 1.0, 1.0])), Modality.CT, IntensityKind.HU)
 bundle = Bundle.load(folder)
 segmenter = FirstBatches(load_segmenter(bundle, device="cpu", runtime=runtime))
-options = SlicewiseOptions(largest_component=True, fill_holes=FillHoles.VOLUME)
+options = SegmentOptions(largest_component=True, fill_holes=FillHoles.VOLUME)
 segment_volume(volume, bundle, segmenter, options)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, array.nbytes)
 '''

@@ -17,7 +17,9 @@ from scipy.spatial.transform import Rotation
 from LiverMarginLib.errors import BundleError, Cancelled, ResourceError
 from LiverMarginLib.events import CancelToken, Notice, Progress, SliceReady
 from LiverMarginLib.inference.segmenter import load_segmenter
-from LiverMarginLib.inference.slicewise import POSTPROCESSING, SEGMENTING, SlicewiseOptions, segment_volume
+from LiverMarginLib.inference.options import SegmentOptions
+from LiverMarginLib.inference.slicewise import segment_volume
+from LiverMarginLib.inference.stages import POSTPROCESSING, SEGMENTING
 from LiverMarginLib.models.manifest import FillHoles, Postprocessing, Window
 from LiverMarginLib.terminology import LIVER, LIVER_MASS
 from LiverMarginLib.volume import Geometry, IntensityKind, Modality, Volume
@@ -62,7 +64,7 @@ def test_the_mask_in_patient_space_is_the_same_for_oblique_images(
     bundle, segmenter, order_and_signs, angles, shape, seed
 ):
     volume = ct(shape, seed, OBLONG)
-    options = SlicewiseOptions(largest_component=True, fill_holes=FillHoles.VOLUME)
+    options = SegmentOptions(largest_component=True, fill_holes=FillHoles.VOLUME)
     expected = segment_volume(volume, bundle, segmenter, options).array
     rotation = Rotation.from_euler("xyz", angles, degrees=True)
     other, (back, steps) = reoriented(volume, *order_and_signs, rotation)
@@ -86,7 +88,7 @@ def test_each_slice_is_windowed_predicted_and_thresholded(bundle, runtime):
 
 
 def test_the_result_says_what_its_labels_mean_and_how_it_came_to_be(bundle, segmenter):
-    result = segment_volume(ct(), bundle, segmenter, SlicewiseOptions(threshold=0.4, fill_holes=FillHoles.SLICE))
+    result = segment_volume(ct(), bundle, segmenter, SegmentOptions(threshold=0.4, fill_holes=FillHoles.SLICE))
     assert result.segments == (LIVER,)
     record = json.loads(json.dumps(result.provenance))
     assert record["model"]["name"] == "tiny"
@@ -101,7 +103,7 @@ def test_the_result_says_what_its_labels_mean_and_how_it_came_to_be(bundle, segm
 
 
 def test_the_batch_size_does_not_change_the_result(bundle, segmenter):
-    results = [segment_volume(ct(), bundle, segmenter, SlicewiseOptions(batch_size=n)).array for n in (1, 4, 99)]
+    results = [segment_volume(ct(), bundle, segmenter, SegmentOptions(batch_size=n)).array for n in (1, 4, 99)]
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
 
@@ -151,7 +153,7 @@ def test_only_the_slices_asked_for_are_segmented_counted_from_the_inferior_end(b
     volume = ct()
     whole = segment_volume(volume, bundle, segmenter).array
     upside_down, _ = reoriented(volume, (0, 1, 2), (-1, 1, 1), Rotation.identity())
-    part = segment_volume(upside_down, bundle, segmenter, SlicewiseOptions(slice_range=(1, 3))).array[::-1]
+    part = segment_volume(upside_down, bundle, segmenter, SegmentOptions(slice_range=(1, 3))).array[::-1]
     np.testing.assert_array_equal(part[1:3], whole[1:3])
     assert not part[0].any()
     assert not part[3:].any()
@@ -162,7 +164,7 @@ def test_the_models_postprocessing_is_the_default_and_the_users_choice_wins(bund
     model = bare(bundle, postprocessing=Postprocessing(largest_component=True))
     pieces = {}
     for choice in (None, True, False):
-        mask = segment_volume(volume, model, Fake(), SlicewiseOptions(largest_component=choice)).array
+        mask = segment_volume(volume, model, Fake(), SegmentOptions(largest_component=choice)).array
         pieces[choice] = ndimage.label(mask)[1]
     assert pieces[None] == pieces[True] == 1 < pieces[False]
 
@@ -174,7 +176,7 @@ def test_probabilities_are_resampled_before_they_are_thresholded(bundle):
             return np.broadcast_to(ramp, (len(batch), 1, 32, 32)).copy()
 
     volume = ct((2, 128, 128), matrix=np.diag([-1.0, -1, 1, 1]))
-    columns = segment_volume(volume, bundle, Edge(), SlicewiseOptions(threshold=0.37)).array.any(axis=(0, 1))
+    columns = segment_volume(volume, bundle, Edge(), SegmentOptions(threshold=0.37)).array.any(axis=(0, 1))
     # The ramp's 0.37 lies at network pixel 0.37 * 31, four of ours each, half-pixel centres.
     assert np.argmax(columns) == np.ceil((0.37 * 31 + 0.5) * 4 - 0.5)
 
@@ -193,7 +195,7 @@ def test_every_slice_is_told_when_its_labels_are_there(bundle):
         if isinstance(event, SliceReady):
             np.testing.assert_array_equal(out[event.index], expected[event.index])
 
-    result = segment_volume(volume, bundle, Fake(), SlicewiseOptions(batch_size=4), listen, out=out)
+    result = segment_volume(volume, bundle, Fake(), SegmentOptions(batch_size=4), listen, out=out)
     assert result.array is out
     assert [e.index for e in events if isinstance(e, SliceReady)] == list(range(6))
     assert [e.done for e in events if isinstance(e, Progress) and e.stage == SEGMENTING] == list(range(1, 7))
@@ -212,7 +214,7 @@ def test_cancelling_ends_the_run_before_the_next_batch(bundle, stop_after):
             cancel.cancel()
 
     with pytest.raises(Cancelled):
-        segment_volume(ct(), bundle, fake, SlicewiseOptions(batch_size=1), listen, cancel)
+        segment_volume(ct(), bundle, fake, SegmentOptions(batch_size=1), listen, cancel)
     assert len(fake.batches) == stop_after
 
 
@@ -233,7 +235,7 @@ OUT_OF_MEMORY = {
 def test_the_batch_is_halved_until_it_fits_and_the_user_is_told(bundle, error):
     volume, events = ct((9, 32, 32)), []
     fake = Fake(holds=2, error=error)
-    result = segment_volume(volume, bundle, fake, SlicewiseOptions(batch_size=8), events.append)
+    result = segment_volume(volume, bundle, fake, SegmentOptions(batch_size=8), events.append)
     np.testing.assert_array_equal(result.array, segment_volume(volume, bundle, Fake()).array)
     assert fake.batches == [8, 4, 2, 2, 2, 2, 1]
     notices = [event.message for event in events if isinstance(event, Notice)]
@@ -250,7 +252,7 @@ def test_a_device_that_cannot_hold_one_slice_is_given_up_for_the_cpu_and_the_use
         return Fake()
 
     gpu = Fake(holds=0, device="cuda")
-    options = SlicewiseOptions(batch_size=2)
+    options = SegmentOptions(batch_size=2)
     result = segment_volume(volume, bundle, gpu, options, events.append, fallback=fallback)
     np.testing.assert_array_equal(result.array, segment_volume(volume, bundle, Fake()).array)
     assert calls == ["cpu"]

@@ -1,0 +1,94 @@
+"""From probabilities to labels, in one way for slices, blocks and the validation of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from LiverMarginLib.models.architectures import Activation, find_architecture
+from LiverMarginLib.models.manifest import Manifest
+
+
+class Labelling:
+    """Decides which label a voxel gets.
+
+    Independent probabilities (sigmoid): each label from its threshold on, and where several are likely, the later one:
+    a tumour in the liver is tumour. Classes that exclude each other (softmax): the likeliest class, background being
+    one of them; with a threshold, the likeliest label wherever background is no likelier than one minus the threshold.
+
+    Parameters
+    ----------
+    values : sequence of int
+        The label of each channel.
+    exclusive : bool
+        Whether the channels are those of a softmax, without its background.
+    threshold : float, optional
+        Required unless `exclusive`.
+    """
+
+    def __init__(self, values: Sequence[int], exclusive: bool, threshold: float | None) -> None:
+        self._values = np.array([0, *values], np.uint8)
+        self.exclusive = exclusive
+        self.threshold = threshold if exclusive or threshold is not None else 0.5
+
+    @classmethod
+    def of(cls, manifest: Manifest, threshold: float | None = None) -> Labelling:
+        """The labelling of a model, with a threshold that the user may have chosen."""
+        exclusive = find_architecture(manifest.architecture).activation is Activation.SOFTMAX
+        if threshold is None:
+            threshold = manifest.thresholds.get("mask") if exclusive else manifest.mask_threshold
+        return cls([segment.label for segment in manifest.labels], exclusive, threshold)
+
+    def __call__(self, probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        """Label voxels.
+
+        Parameters
+        ----------
+        probabilities : ndarray of float32, shape (classes, ...)
+
+        Returns
+        -------
+        ndarray of uint8, shape (...)
+        """
+        if self.exclusive:
+            likeliest = probabilities.argmax(axis=0)
+            found = np.take_along_axis(probabilities, likeliest[None], axis=0)[0]
+            something = probabilities.sum(axis=0)
+            # Background has what the labels leave; on a tie it stays background.
+            chosen = found > 1.0 - something if self.threshold is None else something >= self.threshold
+            return np.where(chosen, self._values[likeliest + 1], np.uint8(0))
+        labels = np.zeros(probabilities.shape[1:], np.uint8)
+        for value, channel in zip(self._values[1:], probabilities, strict=True):
+            labels[channel >= self.threshold] = value
+        return labels
+
+
+class Confidence:
+    """How sure a network is of what it found, not how good the boundary is.
+
+    The mean over all labelled voxels of the probability that they show something that has a label.
+
+    Parameters
+    ----------
+    exclusive : bool
+        As for `Labelling`.
+    """
+
+    def __init__(self, exclusive: bool = False) -> None:
+        self._exclusive = exclusive
+        self._voxels, self._sum = 0, 0.0
+
+    def add(self, probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) -> None:
+        """Count voxels: probabilities of shape (classes, ...), and their labels of shape (...)."""
+        inside = labels > 0
+        found = probabilities[:, inside]
+        self._voxels += found.shape[1]
+        something = found.sum(axis=0) if self._exclusive else found.max(axis=0, initial=0.0)
+        self._sum += float(something.sum(dtype=np.float64))
+
+    @property
+    def value(self) -> float | None:
+        """Four digits; None if nothing was labelled."""
+        return round(self._sum / self._voxels, 4) if self._voxels else None

@@ -1,0 +1,158 @@
+"""One way to run any segmentation model: slice by slice or block by block, with its localiser or without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from LiverMarginLib.errors import BundleError
+from LiverMarginLib.events import CancelToken, Event, Notice, OnEvent, Progress, ignore
+from LiverMarginLib.inference.options import SegmentOptions
+from LiverMarginLib.inference.postprocessing import bounding_box
+from LiverMarginLib.inference.provenance import model_record, provenance
+from LiverMarginLib.inference.segmenter import Device, Runtime, Segmenter, load_segmenter
+from LiverMarginLib.inference.slicewise import segment_volume
+from LiverMarginLib.inference.stages import LOCALISING, SEGMENTING, Recorder
+from LiverMarginLib.inference.volumetric import Box, VolumetricResult, segment_blocks
+from LiverMarginLib.models.bundle import Bundle
+from LiverMarginLib.models.store import find_bundle
+from LiverMarginLib.volume import AxialView, LabelMap, Volume, axial_view
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationModel:
+    """A bundle that is ready to segment volumes. Made by `load_model`.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    segmenter : Segmenter
+    localiser : SegmentationModel, optional
+        Finds the organ first.
+    """
+
+    bundle: Bundle
+    segmenter: Segmenter
+    localiser: SegmentationModel | None = None
+
+    def segment(
+        self,
+        volume: Volume,
+        options: SegmentOptions | None = None,
+        on_event: OnEvent = ignore,
+        cancel: CancelToken | None = None,
+        *,
+        out: npt.NDArray[np.uint8] | None = None,
+    ) -> VolumetricResult:
+        """Segment a volume; parameters and errors as `segment_volume` and `segment_blocks`.
+
+        Where a localiser finds nothing, the result is empty, and a notice says so.
+        """
+        options, cancel = options or SegmentOptions(), cancel or CancelToken()
+        if not self.bundle.manifest.volumetric:
+            labels = segment_volume(volume, self.bundle, self.segmenter, options, on_event, cancel, out=out)
+            return VolumetricResult(labels)
+        if self.localiser is None:
+            return segment_blocks(volume, self.bundle, self.segmenter, options, on_event, cancel, out=out)
+        return self._localised(self.localiser, volume, options, on_event, cancel, out)
+
+    def _localised(
+        self,
+        localiser: SegmentationModel,
+        volume: Volume,
+        options: SegmentOptions,
+        on_event: OnEvent,
+        cancel: CancelToken,
+        out: npt.NDArray[np.uint8] | None,
+    ) -> VolumetricResult:
+        tell = Recorder(on_event)
+
+        def listen(event: Event) -> None:
+            if isinstance(event, Progress) and event.stage == SEGMENTING:
+                tell(replace(event, stage=LOCALISING))
+            elif isinstance(event, Notice):  # but not `SliceReady`: its slices are not the result's
+                tell(event)
+
+        found = localiser.segment(volume, SegmentOptions(allow_mismatch=options.allow_mismatch), listen, cancel).labels
+        view = axial_view(volume.geometry)
+        extent = bounding_box(view.to_view(found.array))
+        wanted = self.bundle.manifest.localiser
+        assert wanted is not None
+        used = {"localiser": model_record(localiser.bundle) | {"margin_mm": wanted.margin_mm}}
+        if extent is None:
+            organ = localiser.bundle.manifest.labels[0].name.lower()
+            tell(
+                Notice(
+                    f"The localiser {localiser.bundle.manifest.name!r} found no {organ} in this image, so the model "
+                    f"{self.bundle.manifest.name!r} did not look further; nothing is labelled."
+                )
+            )
+            return VolumetricResult(self._nothing(volume, out, tell.notices, used))
+        box = with_margin(extent, view, wanted.margin_mm)
+        result = segment_blocks(volume, self.bundle, self.segmenter, options, on_event, cancel, out=out, box=box)
+        notices = [*tell.notices, *result.labels.provenance["notices"]]
+        record = {**result.labels.provenance, **used, "notices": list(dict.fromkeys(notices))}
+        return replace(result, labels=replace(result.labels, provenance=record))
+
+    def _nothing(
+        self, volume: Volume, out: npt.NDArray[np.uint8] | None, notices: list[str], used: dict[str, Any]
+    ) -> LabelMap:
+        labels = np.zeros(volume.geometry.shape, np.uint8) if out is None else out
+        record = provenance(self.bundle, self.segmenter) | used | {"notices": notices}
+        return LabelMap(labels, volume.geometry, self.bundle.manifest.labels, record)
+
+
+def with_margin(extent: Box, view: AxialView, margin_mm: float) -> Box:
+    """Grow a box of the axial view by a margin in mm, within the image."""
+    grown = []
+    for part, spacing, length in zip(extent, view.geometry.spacing, view.geometry.shape, strict=True):
+        margin = int(np.ceil(margin_mm / spacing))
+        grown.append(slice(max(0, part.start - margin), min(length, part.stop + margin)))
+    k, j, i = grown
+    return k, j, i
+
+
+def load_model(
+    bundle: Bundle,
+    *,
+    device: Device | str = Device.AUTO,
+    runtime: Runtime | str = Runtime.AUTO,
+    threads: int | None = None,
+) -> SegmentationModel:
+    """Make a bundle's network, and its localiser's, ready to run.
+
+    The localiser is looked for beside the bundle first, then among all models. It runs on the same device, by whatever
+    runtime it has weights for.
+
+    Parameters
+    ----------
+    bundle, device, runtime, threads
+        See `load_segmenter`.
+
+    Raises
+    ------
+    BundleError
+        If the bundle does not segment, or its localiser is missing or needs a localiser of its own.
+    DependencyError, ResourceError
+        See `load_segmenter`.
+    """
+    segmenter = load_segmenter(bundle, device=device, runtime=runtime, threads=threads)
+    wanted = bundle.manifest.localiser
+    if wanted is None:
+        return SegmentationModel(bundle, segmenter)
+    try:
+        other = find_bundle(wanted.model, bundle.folder.parent)
+    except BundleError as error:
+        raise BundleError(
+            f"The model {bundle.manifest.name!r} needs the model {wanted.model!r} to find the organ first, which "
+            "cannot be used; put it beside this one.",
+            error.message,
+        ) from error
+    if other.manifest.localiser is not None:
+        raise BundleError(f"The localiser {wanted.model!r} needs a localiser itself; choose another model.")
+    return SegmentationModel(
+        bundle, segmenter, SegmentationModel(other, load_segmenter(other, device=device, threads=threads))
+    )
