@@ -9,15 +9,29 @@ from LiverMarginLib.commands.terminal import Terminal
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("folder", help="receives the CT, its liver reference and all organs")
+    parser.add_argument("folder", help="receives the image, its liver reference and all organs")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same patient (default: 0)")
     parser.add_argument("--shape", type=int, nargs=3, metavar=("K", "J", "I"), default=(64, 512, 512), help="voxels")
     parser.add_argument("--spacing", type=float, nargs=3, metavar=("K", "J", "I"), default=(4.0, 0.8, 0.8), help="mm")
+    parser.add_argument("--modality", choices=("CT", "MR"), default="CT", help="default: CT")
     parser.add_argument(
         "--phase", choices=("native", "arterial", "portal", "delayed"), help="default: drawn by the seed"
     )
+    parser.add_argument("--sequence", choices=("t1", "t2"), help="of an MR (default: drawn by the seed)")
     parser.add_argument("--lesions", type=int, help="number of liver lesions (default: drawn by the seed)")
-    parser.add_argument("--noise", type=float, help="standard deviation of the noise in HU (default: drawn)")
+    parser.add_argument(
+        "--lesion-kinds",
+        nargs="+",
+        choices=("hypovascular", "hypervascular", "rim", "capsule", "cyst"),
+        help="what the lesions are (default: drawn by the seed)",
+    )
+    parser.add_argument("--lesion-mm", type=float, nargs=2, metavar=("MIN", "MAX"), help="radius of the lesions")
+    parser.add_argument(
+        "--lesions-at-border", type=float, default=0.0, metavar="SHARE", help="lesions at the surface of the liver"
+    )
+    parser.add_argument(
+        "--noise", type=float, help="standard deviation of the noise: HU, for MR a share of the liver's signal"
+    )
     parser.add_argument("--format", choices=("dicom", "nii.gz", "nrrd", "mha"), default="dicom")
 
 
@@ -31,8 +45,13 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             seed=options.seed,
             shape=tuple(options.shape),
             spacing=tuple(options.spacing),
+            modality=options.modality,
             phase=options.phase,
+            sequence=options.sequence,
             lesions=options.lesions,
+            lesion_kinds=None if options.lesion_kinds is None else tuple(options.lesion_kinds),
+            lesion_mm=None if options.lesion_mm is None else tuple(options.lesion_mm),
+            lesions_at_border=options.lesions_at_border,
             noise=options.noise,
             format=options.format,
         )

@@ -7,30 +7,41 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from LiverMarginLib.events import CancelToken, OnEvent, Progress
-from LiverMarginLib.jobs.base import Job
+from LiverMarginLib.jobs.base import Job, modality_named
+from LiverMarginLib.volume import Modality
 
 
 @dataclass(frozen=True)
 class PhantomJob(Job):
-    """Write a procedural CT of the abdomen and its labels.
+    """Write a procedural CT or MR of the abdomen and its labels.
 
     Parameters
     ----------
     folder : str
-        Receives the CT (`ct/` for DICOM, otherwise `ct.<suffix>`), `liver.<suffix>` (1 liver, 2 lesions) and
-        `organs.<suffix>` (every organ).
+        Receives the image (`ct/` or `mr/` for DICOM, otherwise `ct.<suffix>` or `mr.<suffix>`), `liver.<suffix>`
+        (1 liver, 2 lesions) and `organs.<suffix>` (every organ).
     seed : int
         The same seed gives the same patient.
     shape : tuple of int
         (k, j, i) voxels.
     spacing : tuple of float
         (k, j, i) spacing in mm.
+    modality : str
+        "CT" or "MR".
     phase : str, optional
         "native", "arterial", "portal" or "delayed"; None draws one.
+    sequence : str, optional
+        "t1" or "t2" of an MR; None draws one.
     lesions : int, optional
         Number of liver lesions; None draws it.
+    lesion_kinds : tuple of str, optional
+        "hypovascular", "hypervascular", "rim", "capsule", "cyst": what each lesion may be; None draws it.
+    lesion_mm : tuple of float, optional
+        Smallest and largest radius of the lesions.
+    lesions_at_border : float
+        Share of the lesions that touch the surface of the liver.
     noise : float, optional
-        Standard deviation of the noise in HU; None draws it.
+        Standard deviation of the noise, in HU for a CT and as a share of the liver's signal for an MR; None draws it.
     format : str
         "dicom", "nii.gz", "nrrd" or "mha"; labels of a DICOM phantom are seg.nrrd.
     """
@@ -41,8 +52,13 @@ class PhantomJob(Job):
     seed: int = 0
     shape: tuple[int, int, int] = (64, 512, 512)
     spacing: tuple[float, float, float] = (4.0, 0.8, 0.8)
+    modality: str = "CT"
     phase: str | None = "portal"
+    sequence: str | None = None
     lesions: int | None = None
+    lesion_kinds: tuple[str, ...] | None = None
+    lesion_mm: tuple[float, float] | None = None
+    lesions_at_border: float = 0.0
     noise: float | None = None
     format: str = "dicom"
 
@@ -53,19 +69,32 @@ class PhantomJob(Job):
         from LiverMarginLib.phantom import PhantomOptions, liver_target, make_phantom
 
         on_event(Progress(0, 3, "phantom", "anatomy"))
+        modality = modality_named(self.modality)
+        assert modality is not None
         options = PhantomOptions(
-            shape=self.shape, spacing=self.spacing, phase=self.phase, lesions=self.lesions, noise_hu=self.noise
+            shape=self.shape,
+            spacing=self.spacing,
+            modality=modality,
+            phase=self.phase,
+            sequence=self.sequence,
+            lesions=self.lesions,
+            lesion_kinds=self.lesion_kinds,
+            lesion_mm=self.lesion_mm,
+            lesions_at_border=self.lesions_at_border,
+            noise_hu=self.noise if modality is Modality.CT else None,
+            noise_share=self.noise if modality is Modality.MR else None,
         )
         phantom = make_phantom(self.seed, options)
         cancel.check()
-        on_event(Progress(1, 3, "phantom", "writing the CT"))
+        on_event(Progress(1, 3, "phantom", f"writing the {modality}"))
         folder = Path(self.folder)
         is_dicom = self.format == "dicom"
-        ct = folder / ("ct" if is_dicom else f"ct.{self.format}")
-        write_volume(phantom.volume, ct)
+        name = modality.lower()
+        image = folder / (name if is_dicom else f"{name}.{self.format}")
+        write_volume(phantom.volume, image)
         on_event(Progress(2, 3, "phantom", "writing the labels"))
         suffix = "seg.nrrd" if is_dicom else self.format
         liver = write_labelmap(liver_target(phantom.labels, tumour=True), folder / f"liver.{suffix}")
         organs = write_labelmap(phantom.labels, folder / f"organs.{suffix}")
         on_event(Progress(3, 3, "phantom"))
-        return {"volume": str(ct), "liver": str(liver[0]), "organs": str(organs[0]), "seed": self.seed}
+        return {"volume": str(image), "liver": str(liver[0]), "organs": str(organs[0]), "seed": self.seed}

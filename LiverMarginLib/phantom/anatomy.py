@@ -123,7 +123,7 @@ def make_anatomy(seed: int, options: PhantomOptions) -> Anatomy:
     arms = ArmsDown.draw(rng, extent["half_width"])
     table = Table.draw(rng, extent["back"], extent["middle"])
     rest += [part for part, name in ((arms, "arms_down"), (table, "table")) if findings[name]]
-    lesions = draw_lesions(rng, options.lesions, _places_in_liver(probe))
+    lesions = draw_lesions(rng, options, _places_in_liver(probe, -4.0), _places_in_liver(probe, 0.0, -3.0))
     everything = [*parts, *lesions, *rest]
 
     axes = _axes(options.shape, options.spacing)
@@ -257,11 +257,11 @@ def _probe(options: PhantomOptions, placement: Placement, noise: dict[int, Splin
     return Canvas(axes, placement, noise, Palette(), detail=False)  # type: ignore[arg-type]
 
 
-def _places_in_liver(probe: Canvas) -> npt.NDArray[np.float64]:
-    """Standard positions inside the liver of a probe, at least 4 mm deep, shape (n, 3)."""
+def _places_in_liver(probe: Canvas, depth: float, deepest: float = -np.inf) -> npt.NDArray[np.float64]:
+    """Standard positions inside the liver of a probe, from `deepest` to `depth` mm (negative inside), shape (n, 3)."""
     if "liver" not in probe.fields:
         return np.zeros((0, 3))
-    where = probe.fields["liver"] < -4
+    where = (probe.fields["liver"] < depth) & (probe.fields["liver"] >= deepest)
     return np.stack([probe.x[where], probe.y[where], probe.z[where]], axis=1).astype(np.float64)
 
 

@@ -6,12 +6,11 @@ kidney 35/180, blood 40/150, fat -100, lung -850, bone 300 to 1200) and textbook
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from LiverMarginLib.phantom.canvas import Material
 from LiverMarginLib.phantom.options import Phase
 from LiverMarginLib.phantom.tissues import Tissue
 
@@ -89,6 +88,14 @@ _LOOKS: dict[Tissue, _Look] = {
     Tissue.TABLE_CORE: _flat(-935, 35, 0, 6, 4),
 }
 
+# Drawn after all others and from random numbers of their own, so that the scans of all other tissues stay as they were.
+_LATER_LOOKS: dict[Tissue, _Look] = {Tissue.LESION_CAPSULE: _Look(52, 80, 124, 132, 6, 8, 3, 3)}
+
+TEXTURES: Mapping[Tissue, tuple[float, float]] = {
+    tissue: (look.fine, look.coarse) for tissue, look in (_LOOKS | _LATER_LOOKS).items()
+}
+"""Amplitude of fine and of coarse texture of each tissue, HU."""
+
 # Tissues that keep their intensity when contrast is drawn at random: gas and bone frame every CT.
 _FIXED = {
     *(Tissue.AIR, Tissue.LUNG, Tissue.GAS, Tissue.TABLE_SHELL, Tissue.TABLE_CORE),
@@ -105,13 +112,13 @@ class Appearance:
     phase : Phase
     random_contrast : bool
         Whether soft tissues were drawn independently of the phase.
-    hu, shade, fine, coarse : dict of Tissue to float
+    mean, shade, fine, coarse : dict of Tissue to float
         Mean, spread between materials of a kind, and amplitude of fine and coarse texture, all in HU.
     """
 
     phase: Phase
     random_contrast: bool
-    hu: dict[Tissue, float]
+    mean: dict[Tissue, float]
     shade: dict[Tissue, float]
     fine: dict[Tissue, float]
     coarse: dict[Tissue, float]
@@ -132,18 +139,21 @@ class Appearance:
         texture = rng.uniform(0.6, 1.5)
 
         hu: dict[Tissue, float] = {}
-        for tissue, look in _LOOKS.items():
-            phases = (look.native, look.arterial, look.portal, look.delayed)
-            target = (1 - mix) * phases[index] + mix * phases[neighbour]
-            value = look.native + strength * (target - look.native) + float(np.clip(rng.normal(), -2, 2)) * look.spread
-            if tissue not in _FIXED:
-                value += common
-            random_value = float(rng.uniform(-140, 260))
-            hu[tissue] = random_value if unrelated and tissue not in _FIXED else value
+        late = rng.spawn(1)[0]
+        for source, looks in ((rng, _LOOKS), (late, _LATER_LOOKS)):
+            for tissue, look in looks.items():
+                phases = (look.native, look.arterial, look.portal, look.delayed)
+                target = (1 - mix) * phases[index] + mix * phases[neighbour]
+                value = look.native + strength * (target - look.native)
+                value += float(np.clip(source.normal(), -2, 2)) * look.spread
+                if tissue not in _FIXED:
+                    value += common
+                random_value = float(source.uniform(-140, 260))
+                hu[tissue] = random_value if unrelated and tissue not in _FIXED else value
         if not unrelated:
             hu[Tissue.LIVER] -= fat_liver
             hu[Tissue.LUNG_VESSEL] = min(hu[Tissue.LUNG_VESSEL], 250)
-        coarse = {t: k.coarse * texture for t, k in _LOOKS.items()}
+        coarse = {tissue: amount * texture for tissue, (_, amount) in TEXTURES.items()}
         if phase is Phase.ARTERIAL:
             coarse[Tissue.SPLEEN] += float(rng.uniform(5, 28))  # the red pulp fills unevenly
         coarse[Tissue.LIVER] += float(rng.exponential(1.5))
@@ -151,18 +161,7 @@ class Appearance:
             phase,
             unrelated,
             hu,
-            {t: k.shade for t, k in _LOOKS.items()},
-            {t: k.fine * texture for t, k in _LOOKS.items()},
+            {tissue: look.shade for tissue, look in (_LOOKS | _LATER_LOOKS).items()},
+            {tissue: amount * texture for tissue, (amount, _) in TEXTURES.items()},
             coarse,
         )
-
-    def tables(
-        self, materials: list[Material]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Mean HU, fine and coarse texture amplitude by material number, each of shape (256,)."""
-        mean, fine, coarse = (np.zeros(256, dtype=np.float32) for _ in range(3))
-        for number, material in enumerate(materials):
-            tissue = material.tissue
-            mean[number] = self.hu[tissue] + material.shade * self.shade[tissue]
-            fine[number], coarse[number] = self.fine[tissue], self.coarse[tissue]
-        return mean, fine, coarse

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from LiverMarginLib.phantom.canvas import Canvas, Organs
 from LiverMarginLib.phantom.fields import ellipsoid, rotation
+from LiverMarginLib.phantom.options import LesionKind, PhantomOptions
 from LiverMarginLib.phantom.organs import Organ
 from LiverMarginLib.phantom.tissues import Tissue
 
@@ -26,13 +27,15 @@ class Lesion:
     tissue : Tissue
         Of the body of the mass.
     rim : float
-        Thickness in mm of an enhancing rim; 0 for none.
+        Thickness in mm of an enhancing rim or capsule; 0 for none.
     core : float
         Necrotic part of the radius, 0 to 0.8.
     rough : float
         Irregularity of the border, mm.
     shade : float
         Difference from the tissue's mean, in standard deviations.
+    shell : Tissue
+        What the rim is made of.
     """
 
     centre: tuple[float, float, float]
@@ -43,6 +46,7 @@ class Lesion:
     core: float
     rough: float
     shade: float
+    shell: Tissue = Tissue.LESION_RIM
 
     @classmethod
     def draw(cls, rng: np.random.Generator, centre: npt.NDArray[np.float64], kind: Tissue) -> Lesion:
@@ -60,6 +64,36 @@ class Lesion:
             shade=float(np.clip(rng.normal(), -2, 2)),
         )
 
+    @classmethod
+    def of_kind(
+        cls, rng: np.random.Generator, centre: npt.NDArray[np.float64], kind: LesionKind, radius: float
+    ) -> Lesion:
+        """Draw a mass of a named kind and size."""
+        tissue, rim, core, rough = Tissue.LESION_DARK, 0.0, 0.0, float(rng.uniform(0.3, 0.12 * radius + 0.6))
+        shell = Tissue.LESION_RIM
+        match kind:
+            case LesionKind.HYPERVASCULAR:
+                tissue = Tissue.LESION_BRIGHT
+            case LesionKind.RIM:
+                rim = float(np.clip(rng.uniform(0.15, 0.35) * radius, 1, 6))
+                core = float(rng.uniform(0.3, 0.7)) if radius > 8 else 0.0
+            case LesionKind.CAPSULE:
+                tissue, shell, rough = Tissue.LESION_BRIGHT, Tissue.LESION_CAPSULE, min(rough, 1.0)
+                rim = float(rng.uniform(1.0, 2.0))
+            case LesionKind.CYST:
+                tissue, rough = Tissue.CYST, 0.3
+        return cls(
+            centre=tuple(float(c) for c in centre),  # type: ignore[arg-type]
+            radii=tuple(float(r) for r in radius * rng.uniform(0.8, 1.2, 3)),  # type: ignore[arg-type]
+            turn=float(rng.uniform(0, 180)),
+            tissue=tissue,
+            rim=rim,
+            core=core,
+            rough=rough,
+            shade=float(np.clip(rng.normal(), -2, 2)),
+            shell=shell,
+        )
+
     def paint(self, canvas: Canvas) -> None:
         """Paint the mass over the liver it lies in."""
         c, r = np.array(self.centre), np.array(self.radii)
@@ -72,7 +106,7 @@ class Lesion:
         over: Organs = (Organ.LIVER, Organ.LIVER_VESSEL, Organ.LIVER_MASS)
         inside = (Organ.LIVER_MASS,)
         if self.rim:
-            canvas.paint(add(Tissue.LESION_RIM, Organ.LIVER_MASS, self.shade), mass, box, over=over, solid=False)
+            canvas.paint(add(self.shell, Organ.LIVER_MASS, self.shade), mass, box, over=over, solid=False)
             over = inside
         body = add(self.tissue, Organ.LIVER_MASS, self.shade)
         canvas.paint(body, mass + self.rim, box, over=over, solid=False)
@@ -81,20 +115,43 @@ class Lesion:
             canvas.paint(add(Tissue.CYST, Organ.LIVER_MASS, self.shade), depth, box, over=inside, solid=False)
 
 
-def draw_lesions(rng: np.random.Generator, count: int | None, places: npt.NDArray[np.float64]) -> list[Lesion]:
+def draw_lesions(
+    rng: np.random.Generator,
+    options: PhantomOptions,
+    places: npt.NDArray[np.float64],
+    border: npt.NDArray[np.float64],
+) -> list[Lesion]:
     """Draw lesions at random places inside the liver.
 
     Parameters
     ----------
-    count : int, optional
-        How many; None draws: none in half of the patients, seldom more than ten.
-    places : ndarray, shape (n, 3)
-        Standard positions well inside the liver.
+    options : PhantomOptions
+        How many and of what kind; what it leaves open is drawn: no lesions in half of the patients, seldom more than
+        ten.
+    places, border : ndarray, shape (n, 3)
+        Standard positions well inside the liver, and at its surface.
     """
+    count = options.lesions
     if count is None:
         count = 0 if rng.random() < 0.5 else int(np.clip(rng.geometric(0.3), 1, 14))
     if not len(places) or not count:
         return []
+    if options.lesion_kinds is None and options.lesion_mm is None and not options.lesions_at_border:
+        return _draw_usual(rng, count, places)
+    kinds = [LesionKind(kind) for kind in options.lesion_kinds or LesionKind]
+    low, high = options.lesion_mm or (2.5, 40.0)
+    lesions = []
+    for _ in range(count):
+        kind = kinds[int(rng.integers(len(kinds)))]
+        # Small lesions are many and large ones few: sizes are drawn evenly on a logarithmic scale.
+        radius = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        here = border if len(border) and rng.random() < options.lesions_at_border else places
+        lesions.append(Lesion.of_kind(rng, here[rng.integers(len(here))], kind, radius))
+    return lesions
+
+
+def _draw_usual(rng: np.random.Generator, count: int, places: npt.NDArray[np.float64]) -> list[Lesion]:
+    """Mostly one kind a patient; sizes, rims and cores by chance."""
     main = rng.choice([Tissue.LESION_DARK, Tissue.LESION_BRIGHT, Tissue.CYST], p=[0.55, 0.2, 0.25])
     lesions = []
     for _ in range(count):

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from LiverMarginLib.errors import InputError
+from LiverMarginLib.volume import Modality
 
 
 class Phase(StrEnum):
-    """Contrast phase of the CT."""
+    """Contrast phase of the scan."""
 
     NATIVE = "native"
     ARTERIAL = "arterial"
@@ -32,6 +33,28 @@ class Arms(StrEnum):
 
     UP = "up"
     DOWN = "down"
+
+
+class MrSequence(StrEnum):
+    """Weighting of an MR phantom: a spoiled gradient echo, or a train of spin echoes."""
+
+    T1 = "t1"
+    T2 = "t2"
+
+
+class LesionKind(StrEnum):
+    """What a liver lesion is made of."""
+
+    HYPOVASCULAR = "hypovascular"
+    """Darker than the enhanced liver, as most metastases are."""
+    HYPERVASCULAR = "hypervascular"
+    """Brighter than the liver in the arterial phase."""
+    RIM = "rim"
+    """Hypovascular with a bright rim and a necrotic core."""
+    CAPSULE = "capsule"
+    """Hypervascular inside a thin capsule that enhances late, as hepatocellular carcinoma may be."""
+    CYST = "cyst"
+    """Water behind a smooth border."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +94,23 @@ class PhantomOptions:
         Size of the liver relative to an average one, 0.6 to 1.4 (a length, not a volume).
     steatosis, cirrhosis, riedel, resected, wrapping_left_lobe, ascites, effusion, situs_inversus : bool, optional
         Findings and variants; each drawn with its own small probability when None.
+    modality : Modality or str
+        CT, or MR with intensities in arbitrary units. The anatomy of a seed is the same in both.
+    sequence : MrSequence or str, optional
+        Weighting of an MR phantom; drawn when None. `phase` is then that of its contrast agent.
+    noise_share : float, optional
+        Noise standard deviation of an MR phantom as a share of the liver's signal; 0.015 to 0.15 when None.
+    bias : float, optional
+        Strength of the MR bias field: standard deviation of its logarithm; 0.05 to 0.3 when None.
+    ringing : float, optional
+        Share of the frequencies that the MR phantom lacks along its phase encoding, 0 to 0.6; mostly none when None.
+    lesion_kinds : tuple of LesionKind or str, optional
+        Each lesion is of one of these, by equal chances. When None, most lesions of a patient are of one kind, drawn
+        from dark, bright and cystic ones, some of them with rim and core.
+    lesion_mm : tuple of float, optional
+        Smallest and largest radius of the lesions; about 9 mm on average, 2.5 to 48, when None.
+    lesions_at_border : float
+        Share in [0, 1] of the lesions that touch the surface of the liver.
 
     Raises
     ------
@@ -100,6 +140,14 @@ class PhantomOptions:
     ascites: bool | None = None
     effusion: bool | None = None
     situs_inversus: bool | None = None
+    modality: Modality | str = Modality.CT
+    sequence: MrSequence | str | None = None
+    noise_share: float | None = None
+    bias: float | None = None
+    ringing: float | None = None
+    lesion_kinds: tuple[LesionKind | str, ...] | None = None
+    lesion_mm: tuple[float, float] | None = None
+    lesions_at_border: float = 0.0
 
     def __post_init__(self) -> None:
         shape, spacing = tuple(self.shape), tuple(self.spacing)
@@ -113,9 +161,10 @@ class PhantomOptions:
             raise InputError(f"A phantom's spacing is three lengths (k, j, i) from 0.1 to 50 mm, not {spacing}.")
         object.__setattr__(self, "shape", tuple(int(n) for n in shape))
         object.__setattr__(self, "spacing", tuple(float(s) for s in spacing))
-        for name, kind in (("region", Region), ("phase", Phase), ("arms", Arms)):
+        kinds = (("region", Region), ("phase", Phase), ("arms", Arms), ("modality", Modality), ("sequence", MrSequence))
+        for name, kind in kinds:
             value = getattr(self, name)
-            if value is None and name != "region":
+            if value is None and name not in ("region", "modality"):
                 continue
             try:
                 object.__setattr__(self, name, kind(value))
@@ -131,10 +180,25 @@ class PhantomOptions:
             ("body_scale", 0.6, 1.5),
             ("fat_mm", 1.0, 80.0),
             ("liver_scale", 0.6, 1.4),
+            ("noise_share", 0.0, 1.0),
+            ("bias", 0.0, 1.0),
+            ("ringing", 0.0, 0.6),
+            ("lesions_at_border", 0.0, 1.0),
         ):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and low <= value <= high):
                 raise InputError(f"A phantom's {name} lies from {low} to {high}, so {value} cannot be used.")
+        if self.modality is Modality.UNKNOWN:
+            raise InputError("A phantom is CT or MR; choose one of them.")
+        if self.lesion_kinds is not None:
+            known = set(LesionKind)
+            if not self.lesion_kinds or not set(self.lesion_kinds) <= known:
+                raise InputError(f"A phantom's lesion_kinds are one or more of {', '.join(LesionKind)}.")
+            object.__setattr__(self, "lesion_kinds", tuple(LesionKind(kind) for kind in self.lesion_kinds))
+        if self.lesion_mm is not None and not (
+            len(self.lesion_mm) == 2 and 1 <= self.lesion_mm[0] <= self.lesion_mm[1] <= 80
+        ):
+            raise InputError("A phantom's lesion_mm are two radii from 1 to 80 mm, the smaller one first.")
 
 
 def check_seed(seed: object) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from LiverMarginLib.phantom.organs import ORGANS, Organ
-from LiverMarginLib.volume import LabelMap, Volume
+from LiverMarginLib.volume import IntensityKind, LabelMap, Volume
 
 
 def contact_sheet(
@@ -18,8 +18,8 @@ def contact_sheet(
     slices: Sequence[int] | None = None,
     count: int = 12,
     columns: int = 4,
-    window: float = 400.0,
-    level: float = 40.0,
+    window: float | None = None,
+    level: float | None = None,
     all_organs: bool = False,
 ) -> npt.NDArray[np.uint8]:
     """Lay out axial slices from the uppermost to the lowest, with contours if labels are given.
@@ -34,8 +34,8 @@ def contact_sheet(
         Slice indices; `count` evenly spaced ones when None.
     count, columns : int
         Number of slices and of columns.
-    window, level : float
-        HU.
+    window, level : float, optional
+        In the image's units; by default 400 and 40 HU for CT, and from 0 to the 99.5th percentile for others.
 
     Returns
     -------
@@ -43,6 +43,11 @@ def contact_sheet(
         RGB.
     """
     depth = volume.array.shape[0]
+    usual = (400.0, 40.0)
+    if volume.intensity is not IntensityKind.HU:
+        brightest = max(float(np.percentile(volume.array, 99.5)), 1.0)
+        usual = (brightest, brightest / 2)
+    window, level = usual[0] if window is None else window, usual[1] if level is None else level
     if slices is None:
         slices = np.unique(np.linspace(depth - 1, 0, min(count, depth)).round().astype(int))[::-1].tolist()
     tiles = []

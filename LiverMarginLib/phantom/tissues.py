@@ -55,6 +55,7 @@ class Tissue(StrEnum):
     LESION_DARK = "dark lesion"
     LESION_BRIGHT = "bright lesion"
     LESION_RIM = "lesion rim"
+    LESION_CAPSULE = "lesion capsule"
     CYST = "cyst"
     TABLE_SHELL = "table shell"
     TABLE_CORE = "table core"
