@@ -70,6 +70,8 @@ def resolve(reference: str) -> Any:
 _ARCHITECTURES: dict[str, Architecture | str] = {
     "unet": "LiverMarginLib.models.unet_architecture:UNET",
     "unet3d": "LiverMarginLib.models.unet3d_architecture:UNET3D",
+    "medformer": "LiverMarginLib.models.medformer_architecture:MEDFORMER",
+    "medformer-2d": "LiverMarginLib.models.medformer_architecture:MEDFORMER_2D",
     "dncnn-sr": "LiverMarginLib.models.dncnn_sr_architecture:DNCNN_SR",
     "mask-rcnn": "LiverMarginLib.models.maskrcnn_architecture:MASK_RCNN",
 }

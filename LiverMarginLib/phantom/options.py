@@ -191,8 +191,7 @@ class PhantomOptions:
         if self.modality is Modality.UNKNOWN:
             raise InputError("A phantom is CT or MR; choose one of them.")
         if self.lesion_kinds is not None:
-            known = set(LesionKind)
-            if not self.lesion_kinds or not set(self.lesion_kinds) <= known:
+            if not self.lesion_kinds or not set(self.lesion_kinds) <= set(LesionKind):
                 raise InputError(f"A phantom's lesion_kinds are one or more of {', '.join(LesionKind)}.")
             object.__setattr__(self, "lesion_kinds", tuple(LesionKind(kind) for kind in self.lesion_kinds))
         if self.lesion_mm is not None and not (
