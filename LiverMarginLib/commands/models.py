@@ -1,4 +1,4 @@
-"""`livermargin models list|show|check|export`."""
+"""`livermargin models list|show|check|export|ensemble`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 from LiverMarginLib.commands.terminal import Terminal
 from LiverMarginLib.errors import InputError
 
-ACTIONS = ("list", "show", "check", "export")
+ACTIONS = ("list", "show", "check", "export", "ensemble")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,12 +17,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         choices=ACTIONS,
-        help="list all; show what one says about itself; verify and run one; write one with an ONNX graph",
+        help="list all; show what one says about itself; verify and run one; write one with an ONNX graph; "
+        "combine several",
     )
     parser.add_argument("model", nargs="?", help="name or folder of a bundle, for all actions but list")
     parser.add_argument("-o", "--output", help="folder of the exported bundle")
     parser.add_argument(
         "--onnx", action="store_true", help="export: with the graph that ONNX Runtime runs without torch"
+    )
+    parser.add_argument(
+        "--with", dest="others", metavar="MODEL", nargs="+", default=[], help="ensemble: the other members"
+    )
+    parser.add_argument(
+        "--rule",
+        choices=("mean", "inside"),
+        default="mean",
+        help="ensemble: mean of the probabilities, or the first member inside the boxes that the second finds",
     )
     parser.add_argument("--half", action="store_true", help="export: store the weights in half precision")
 
@@ -31,7 +41,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Do what the action says."""
     if options.action != "list" and options.model is None:
         raise InputError(f"Say which model to {options.action}; `livermargin models list` names them.")
-    return {"list": _list, "show": _show, "check": _check, "export": _export}[options.action](options, terminal)
+    actions = {"list": _list, "show": _show, "check": _check, "export": _export, "ensemble": _ensemble}
+    return actions[options.action](options, terminal)
 
 
 def _list(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -95,4 +106,18 @@ def _export(options: argparse.Namespace, terminal: Terminal) -> int:
     written = save_bundle(options.output, bundle.manifest, module=module, half=options.half, onnx=options.onnx)
     files = sorted(path.name for path in written.folder.iterdir())
     terminal.result({"folder": str(written.folder), "files": files}, [f"written: {written.folder / n}" for n in files])
+    return 0
+
+
+def _ensemble(options: argparse.Namespace, terminal: Terminal) -> int:
+    from pathlib import Path
+
+    from LiverMarginLib.models.ensemble_architecture import Rule, save_ensemble
+    from LiverMarginLib.models.store import find_bundle
+
+    if options.output is None or not options.others:
+        raise InputError("Say which models are combined and where the result goes: --with MODEL --output FOLDER.")
+    members = [find_bundle(name) for name in (options.model, *options.others)]
+    written = save_ensemble(options.output, Path(options.output).name, members, Rule(options.rule))
+    terminal.result({"folder": str(written.folder)}, [f"written: {written.folder}"])
     return 0

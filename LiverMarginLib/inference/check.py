@@ -73,9 +73,9 @@ def check_bundle(path: str | os.PathLike[str], *, device: Device | str = Device.
     results = []
     shape = (1, manifest.channels, *manifest.input_size)
     image = np.random.default_rng(_SEED).random(shape, dtype=np.float32)
-    for runtime, file_name in ((Runtime.ONNX, ONNX_FILE), (Runtime.TORCH, SAFETENSORS_FILE)):
-        if not bundle.has(file_name):
-            continue
+    forms = [(Runtime.ONNX, ONNX_FILE), (Runtime.TORCH, SAFETENSORS_FILE)]
+    runtimes = [runtime for runtime, file_name in forms if bundle.has(file_name)]
+    for runtime in runtimes or [Runtime.AUTO]:  # a bundle of bundles has no weights of its own
         try:
             predict = _network(bundle, device, runtime)
         except (DependencyError, ResourceError) as error:

@@ -45,6 +45,8 @@ class Architecture:
         ``module:callable`` that takes the parameters as keyword arguments and gives the `torch.nn.Module` (it returns
         logits); None for architectures that exist as ONNX graphs only.
     activation : Activation
+    has_weights : bool
+        False for bundles that only refer to other bundles.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Architecture:
     segmenter: str | None = None
     module: str | None = None
     activation: Activation = Activation.SIGMOID
+    has_weights: bool = True
 
     def build(self, parameters: Mapping[str, Any]) -> Any:
         """Make the untrained `torch.nn.Module`."""
@@ -73,6 +76,7 @@ _ARCHITECTURES: dict[str, Architecture | str] = {
     "medformer": "LiverMarginLib.models.medformer_architecture:MEDFORMER",
     "medformer-2d": "LiverMarginLib.models.medformer_architecture:MEDFORMER_2D",
     "dncnn-sr": "LiverMarginLib.models.dncnn_sr_architecture:DNCNN_SR",
+    "ensemble": "LiverMarginLib.models.ensemble_architecture:ENSEMBLE",
     "mask-rcnn": "LiverMarginLib.models.maskrcnn_architecture:MASK_RCNN",
 }
 

@@ -66,7 +66,7 @@ class Bundle:
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
-        if not manifest.weights:
+        if not manifest.weights and find_architecture(manifest.architecture).has_weights:
             raise BundleError(f"The model {manifest.name!r} lists no weights; get it again from its source.")
         bundle = cls(folder, manifest)
         for file_name in manifest.weights:
@@ -255,7 +255,7 @@ def write_bundle(
     folder, manifest, overwrite
         As for `save_bundle`.
     weights : mapping of str to bytes
-        Content of ``weights.safetensors``, ``model.onnx`` or both.
+        Content of ``weights.safetensors``, ``model.onnx`` or both; of neither for an ensemble.
 
     Returns
     -------
@@ -270,7 +270,8 @@ def write_bundle(
         If the folder cannot be written.
     """
     folder = Path(folder)
-    if not weights or not set(weights) <= set(WEIGHT_FILES):
+    expected = find_architecture(manifest.architecture).has_weights
+    if bool(weights) is not expected or not set(weights) <= set(WEIGHT_FILES):
         raise BundleError(f"A model's weights must be in {' or '.join(WEIGHT_FILES)}.")
     digests = {name: hashlib.sha256(weights[name]).hexdigest() for name in WEIGHT_FILES if name in weights}
     manifest = dataclasses.replace(manifest, weights=digests)
