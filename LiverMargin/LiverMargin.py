@@ -28,12 +28,14 @@ if importlib.util.find_spec("LiverMarginLib") is None:
 from LiverMarginPanels.compare_panel import ComparePanel
 from LiverMarginPanels.environment_panel import EnvironmentPanel
 from LiverMarginPanels.export_panel import ExportPanel
+from LiverMarginPanels.model_choice import own_model
 from LiverMarginPanels.parameter_node import LiverMarginParameterNode
 from LiverMarginPanels.qt_process import QtProcess, connect, later
 from LiverMarginPanels.sample_data import register
 from LiverMarginPanels.segment_panel import SegmentPanel
 from LiverMarginPanels.segmentation_logic import SegmentationLogic
 from LiverMarginPanels.segmentation_queue import SegmentationQueue
+from LiverMarginPanels.train_panel import TrainPanel
 from LiverMarginPanels.worker_client import Command, WorkerClient
 from LiverMarginPanels.worker_command import SETTING, worker_command
 
@@ -96,7 +98,20 @@ class LiverMarginWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.export_panel = ExportPanel(
             self._load("ExportPanel", self.ui.exportPage.layout()), self.logic.new_client(), self.logic.command
         )
-        self.panels = [self.segment_panel, self.compare_panel, self.export_panel, self.environment_panel]
+        self.train_panel = TrainPanel(
+            self._load("TrainPanel", self.ui.trainPage.layout()),
+            self.logic.new_client,
+            self.logic.command,
+            self.logic.other_python,
+            self._model_trained,
+        )
+        self.panels = [
+            self.segment_panel,
+            self.compare_panel,
+            self.export_panel,
+            self.train_panel,
+            self.environment_panel,
+        ]
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self._take_parameter_node()  # `enter` is not called after a reload
@@ -107,6 +122,8 @@ class LiverMarginWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def exit(self):
         """The module is hidden; a run goes on."""
+        for panel in self.panels:
+            panel.leave()
 
     def cleanup(self):
         """The module is closed or reloaded: end the workers and let go of the scene."""
@@ -147,6 +164,13 @@ class LiverMarginWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _environment_changed(self):
         self.segment_panel.list_models()
+
+    def _model_trained(self, folder):
+        if own_model(folder).manifest is None:  # it cleans images, and is found in the model folder
+            self.segment_panel.list_models()
+        else:
+            self.segment_panel.add_model(folder)
+        self.environment_panel.list_models()
 
 
 class LiverMarginLogic(ScriptedLoadableModuleLogic):

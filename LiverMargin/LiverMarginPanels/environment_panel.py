@@ -79,6 +79,9 @@ class EnvironmentPanel:
         """Let go of everything; the panel is not used any more."""
         self._client.abandon()
 
+    def leave(self) -> None:
+        """The module is hidden; a check goes on."""
+
     def check(self) -> None:
         """Look at the worker's Python, in a worker."""
         self._say("")

@@ -75,6 +75,9 @@ class RunPanel(Generic[Logic]):
         self.set_parameter_node(None)
         self.logic.abandon()
 
+    def leave(self) -> None:
+        """The module is hidden; a run goes on."""
+
     def refresh(self) -> None:
         """Enable what can be used now, and say why the rest cannot."""
         ui, running = self.ui, self.logic.running

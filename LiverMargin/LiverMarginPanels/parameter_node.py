@@ -19,12 +19,17 @@ class LiverMarginParameterNode:
     ----------
     inputVolume, modality, models, denoiser, device, allSlices, firstSlice, lastSlice, allowMismatch
         See `SegmentSettings`; `models` (the ticked ones) and `denoiser` are folders.
+    ownModels
+        Folders of models that the user has chosen, beside those that are found.
     outputSegmentation
         Receives the segments; empty for a new one.
     followSlices
         Whether the axial view shows the slice that has just come.
     exportSegmentation, exportFolder, exportName
         What the Export panel writes, where, and under which name.
+    trainData, trainLabel, trainPhantoms, trainModel, trainProfile, trainModality, trainDevice, trainEpochs, trainName,
+    trainFolder
+        See `TrainSettings`.
     writeSegNrrd, writeNifti, writeNrrd, writeDicom, writeStl, writeObj, writePly
         In which formats.
     compareReference, compareOrgan, compareFolder
@@ -34,6 +39,7 @@ class LiverMarginParameterNode:
     inputVolume: slicer.vtkMRMLScalarVolumeNode
     modality: Annotated[str, Choice(["auto", "CT", "MR"])] = "auto"
     models: list[str]
+    ownModels: list[str]
     denoiser: str = ""
     outputSegmentation: slicer.vtkMRMLSegmentationNode
     device: Annotated[str, Choice(["auto", "cpu", "cuda", "mps"])] = "auto"
@@ -56,3 +62,14 @@ class LiverMarginParameterNode:
     writeStl: bool = False
     writeObj: bool = False
     writePly: bool = False
+
+    trainData: pathlib.Path
+    trainLabel: str = ""
+    trainPhantoms: Annotated[int, WithinRange(4, 10000)] = 40
+    trainModel: Annotated[str, Choice(["unet", "dncnn-sr", "detectron2"])] = "unet"
+    trainProfile: str = "robust"
+    trainModality: Annotated[str, Choice(["CT", "MR"])] = "CT"
+    trainDevice: Annotated[str, Choice(["auto", "cpu", "cuda", "mps"])] = "auto"
+    trainEpochs: Annotated[int, WithinRange(0, 100000)] = 0
+    trainName: str = "my-model"
+    trainFolder: pathlib.Path

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from LiverMarginPanels.signals import Signal
 from LiverMarginPanels.worker_client import Command
 
+
 def later(seconds: float, function: Callable[[], None]) -> None:
     """Call `function` once, after some seconds, in the event loop."""
     import qt

@@ -30,6 +30,8 @@ class Step:
     done, total : int
     remaining : float, optional
         Seconds until this stage is over; None while that cannot be told.
+    message : str
+        What the job says of it.
     title : str
         Which of several runs.
     """
@@ -38,6 +40,7 @@ class Step:
     done: int = 0
     total: int = 0
     remaining: float | None = None
+    message: str = ""
     title: str = ""
 
 
@@ -147,7 +150,7 @@ class RunLogic(Generic[Found]):
         if event.done > self._done_then:
             of_one = (now - self._stage_began) / (event.done - self._done_then)
             remaining = of_one * (event.total - event.done)
-        return Step(event.stage, event.done, event.total, remaining)
+        return Step(event.stage, event.done, event.total, remaining, event.message)
 
     def _finished(self, outcome: Result | Failure) -> None:
         if self._folder is None:

@@ -103,8 +103,9 @@ class SegmentPanel(RunPanel[SegmentationQueue]):
 
     def list_models(self) -> None:
         """Read the model folders again and keep the ticked models ticked."""
-        folders = list(self._node.models) if self._node is not None else []
-        self._models.fill(segmentation_models(folders), folders)
+        node = self._node
+        own, ticked = (list(node.ownModels), list(node.models)) if node is not None else ([], [])
+        self._models.fill(segmentation_models([*own, *ticked]), ticked)
         self._list_denoisers()
         self._models_ticked()
 
@@ -194,17 +195,20 @@ class SegmentPanel(RunPanel[SegmentationQueue]):
 
     def _choose_model_folder(self) -> None:
         folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Folder of a model"))
-        if folder:
-            self.tick_model(Path(folder))
-
-    def tick_model(self, folder: Path) -> None:
-        """Add the model in a folder to the ticked ones, or say why it cannot be used."""
-        choice = own_model(folder)
+        if not folder:
+            return
+        choice = own_model(Path(folder))
         self._clear()
         if choice.manifest is None:
             self._say(choice.problem)
-            return
-        self._node.models = [*dict.fromkeys([*self._node.models, str(choice.folder)])]
+        else:
+            self.add_model(choice.folder)
+
+    def add_model(self, folder: Path) -> None:
+        """List and tick the model in a folder; one that cannot be used is listed with the reason."""
+        if self._node is not None:
+            self._node.ownModels = [*dict.fromkeys([*self._node.ownModels, str(folder)])]
+            self._node.models = [*dict.fromkeys([*self._node.models, str(folder)])]
         self.list_models()
 
     def _show_card(self) -> None:

@@ -156,6 +156,17 @@ class WorkerClient:
         if self._run is not None:
             self._end(self._run, Failure("cancelled", "Cancelled; nothing was changed."))
 
+    def stop(self) -> None:
+        """Ask the job to end by itself, however long that takes; `finished` brings the result of what it has.
+
+        A worker that has not answered yet has nothing, and is cancelled.
+        """
+        run = self._run
+        if run is not None and run.state is _State.RUNNING:
+            run.process.write(b'{"cancel": true}\n')
+        elif run is not None and run.state is _State.STARTING:
+            self.cancel()
+
     def abandon(self) -> None:
         """End the process at once and tell nobody: the module is being closed or reloaded."""
         run, self._run = self._run, None

@@ -106,6 +106,8 @@ class TrainJob(DatasetJob):
         Store the weights in half precision.
     overwrite : bool
         Replace a bundle that is there.
+    bundle_when_stopped : bool
+        Save a bundle of the best weights so far also when the training was stopped.
     """
 
     kind: ClassVar[str] = "train"
@@ -130,6 +132,7 @@ class TrainJob(DatasetJob):
     description: str = ""
     half: bool = True
     overwrite: bool = False
+    bundle_when_stopped: bool = False
 
     def execute(self, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
         """Prepare the data, train, save the bundle; see `LiverMarginLib.jobs.run`."""
@@ -155,7 +158,8 @@ class TrainJob(DatasetJob):
             "minutes": round(result.seconds / 60, 2),
             "bundle": None,
         }
-        if result.weights is not None and result.ending.value != "stopped" and is_first_process():
+        complete = result.ending.value != "stopped" or self.bundle_when_stopped
+        if result.weights is not None and complete and is_first_process():
             values["bundle"] = str(self._save(result, config, out).folder)
         return values
 
