@@ -105,7 +105,7 @@ def test_every_parameter_of_a_ui_file_is_a_field_of_the_parameter_node_and_conne
         "denoiser",
         "compareOrgan",
         "trainProfile",
-    }  # no connector of Slicer's holds lists
+    }  # lists
     assert fields - set(named) == by_hand
 
 
