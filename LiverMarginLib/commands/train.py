@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="split.json of `livermargin dataset split`")
     parser.add_argument("--fold", type=int, help="which fold of a k-fold split is left for testing")
     parser.add_argument("--phantoms", type=int, default=80, help="number of phantom patients (default: 80)")
+    parser.add_argument(
+        "--phantoms-without-liver", type=int, default=0, metavar="N", help="further ones, of the chest or pelvis alone"
+    )
     parser.add_argument("--validation-phantoms", type=int, default=10, help="others, to validate on (default: 10)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting; repeatable")
     parser.add_argument("--epochs", type=int)
@@ -77,6 +80,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         split=options.split,
         fold=options.fold,
         phantoms=options.phantoms,
+        phantoms_without_liver=options.phantoms_without_liver,
         validation_phantoms=options.validation_phantoms,
         phantom_shape=tuple(options.phantom_shape),
         phantom_spacing=tuple(options.phantom_spacing),

@@ -39,6 +39,8 @@ class PhantomCohort:
         Share of the scans with unrelated random intensities.
     noise_hu, streaks : float, optional
         Noise (standard deviation in HU) and strength of streaks; drawn by the seed if None.
+    without_liver : int
+        Further patients, of whom the scans show the chest or the pelvis alone.
     """
 
     patients: int
@@ -49,10 +51,12 @@ class PhantomCohort:
     random_contrast: float = 0.2
     noise_hu: float | None = None
     streaks: float | None = None
+    without_liver: int = 0
 
     def source(self, folder: Path, on_event: OnEvent, cancel: CancelToken) -> SliceSource:
         """Make the patients that `folder` does not hold yet."""
-        from LiverMarginLib.phantom import PhantomOptions
+        from LiverMarginLib.phantom import PhantomOptions, Region
+        from LiverMarginLib.training.data import JoinedSource
         from LiverMarginLib.training.phantom_source import PhantomSource
 
         options = PhantomOptions(
@@ -62,10 +66,16 @@ class PhantomCohort:
             noise_hu=self.noise_hu,
             streaks=self.streaks,
         )
-        seeds = range(self.first_seed, self.first_seed + self.patients)
-        source = PhantomSource(seeds, options, folder, scans=self.scans)
-        source.prepare(on_event=on_event, cancel=cancel)
-        return source
+        first, others = self.first_seed, self.first_seed + self.patients + self.without_liver
+        groups = [
+            (range(first, first + self.patients), options),
+            (range(first + self.patients, others, 2), replace(options, region=Region.CHEST)),
+            (range(first + self.patients + 1, others, 2), replace(options, region=Region.PELVIS)),
+        ]
+        sources = [PhantomSource(seeds, wanted, folder, scans=self.scans) for seeds, wanted in groups if seeds]
+        for source in sources:
+            source.prepare(on_event=on_event, cancel=cancel)
+        return sources[0] if len(sources) == 1 else JoinedSource(sources)
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,8 @@ class TrainJob(DatasetJob):
         Which fold of a k-fold split is the test part.
     phantoms, validation_phantoms : int
         Number of phantom patients, when `data` is empty.
+    phantoms_without_liver : int
+        Further phantoms to train on, that show the chest or the pelvis alone.
     phantom_shape, phantom_spacing : tuple
         Their voxels and mm along (k, j, i).
     settings : dict of str to str
@@ -123,6 +135,7 @@ class TrainJob(DatasetJob):
     fold: int | None = None
     phantoms: int = 80
     validation_phantoms: int = 10
+    phantoms_without_liver: int = 0
     phantom_shape: tuple[int, int, int] = PhantomCohort.shape
     phantom_spacing: tuple[float, float, float] = PhantomCohort.spacing
     settings: dict[str, str] = field(default_factory=dict)
@@ -183,10 +196,15 @@ class TrainJob(DatasetJob):
 
     def _sources(self, cache: Path, on_event: OnEvent, cancel: CancelToken) -> tuple[SliceSource, SliceSource | None]:
         if not self.data:
-            train = PhantomCohort(self.phantoms, shape=self.phantom_shape, spacing=self.phantom_spacing)
+            train = PhantomCohort(
+                self.phantoms,
+                shape=self.phantom_shape,
+                spacing=self.phantom_spacing,
+                without_liver=self.phantoms_without_liver,
+            )
             if self.model == "dncnn-sr":  # learns from clean slices, which it spoils itself
                 train = replace(train, noise_hu=1.0, streaks=0.0)
-            validation = replace(train, patients=self.validation_phantoms, first_seed=VALIDATION_SEEDS)
+            validation = replace(train, patients=self.validation_phantoms, first_seed=VALIDATION_SEEDS, without_liver=0)
             return train.source(cache, on_event, cancel), validation.source(cache, on_event, cancel)
         from LiverMarginLib.datasets.slice_store import SliceStore
 
@@ -213,7 +231,7 @@ class TrainJob(DatasetJob):
         from LiverMarginLib.training.bundling import bundle_from_training
         from LiverMarginLib.volume import Modality
 
-        source = f"{self.phantoms} procedural phantoms" if not self.data else "a data set of the user's own"
+        source = self._phantoms_in_words() if not self.data else "a data set of the user's own"
         return bundle_from_training(
             result,
             config,
@@ -226,6 +244,10 @@ class TrainJob(DatasetJob):
             half=self.half,
             overwrite=self.overwrite,
         )
+
+    def _phantoms_in_words(self) -> str:
+        others = self.phantoms_without_liver
+        return f"{self.phantoms} procedural phantoms" + (f", {others} of chest or pelvis alone" if others else "")
 
 
 def require_torch() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -107,6 +108,46 @@ class InMemorySource:
     def read(self, index: int) -> SliceSample:
         """Slice `index`."""
         return self._samples[index]
+
+
+class JoinedSource:
+    """Several sources as one.
+
+    Parameters
+    ----------
+    sources : sequence of SliceSource
+    """
+
+    def __init__(self, sources: Sequence[SliceSource]) -> None:
+        self._sources = list(sources)
+        self._starts = np.cumsum([0, *(len(source) for source in self._sources)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def _find(self, index: int) -> tuple[SliceSource, int]:
+        n = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._sources[n], index - int(self._starts[n])
+
+    def patient(self, index: int) -> str:
+        """Whose slice it is."""
+        source, index = self._find(index)
+        return source.patient(index)
+
+    def annotated(self, index: int) -> bool:
+        """Whether slice `index` was annotated; reads it where its source cannot tell otherwise."""
+        source, index = self._find(index)
+        return source.annotated(index) if isinstance(source, KnowsAnnotation) else source.read(index).annotated
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over the fingerprints of the sources; those without one count by their length."""
+        parts = [s.fingerprint() if isinstance(s, Fingerprinted) else str(len(s)) for s in self._sources]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+    def read(self, index: int) -> SliceSample:
+        """Slice `index`."""
+        source, index = self._find(index)
+        return source.read(index)
 
 
 def usable_slices(source: SliceSource, unannotated_as_empty: bool) -> list[int]:

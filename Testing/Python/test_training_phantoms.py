@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from LiverMarginLib.errors import Cancelled, InputError
-from LiverMarginLib.events import CancelToken, Progress
+from LiverMarginLib.events import CancelToken, Progress, ignore
+from LiverMarginLib.jobs.train import PhantomCohort
 from LiverMarginLib.phantom import PhantomOptions, liver_target, make_phantom
 from LiverMarginLib.training.data import Fingerprinted, KnowsAnnotation, usable_slices
 from LiverMarginLib.training.phantom_source import PhantomSource
@@ -70,6 +71,16 @@ def test_older_phantoms_make_room(tmp_path: Path) -> None:
     stale.write_bytes(bytes(20_000))
     PhantomSource([1], TINY, tmp_path, budget_bytes=25_000)._make_room()
     assert not stale.exists()
+
+
+def test_scans_of_chest_and_pelvis_teach_where_there_is_no_liver(tmp_path: Path) -> None:
+    cohort = PhantomCohort(2, first_seed=10, scans=1, shape=(6, 32, 32), spacing=(40.0, 12.0, 12.0), without_liver=3)
+    source = cohort.source(tmp_path, ignore, CancelToken())
+    assert [source.patient(n) for n in range(0, 30, 6)] == [f"phantom {seed}" for seed in (10, 11, 12, 14, 13)]
+    with_liver = [any(source.read(n + k).mask.any() for k in range(6)) for n in range(0, 30, 6)]
+    assert with_liver == [True, True, False, False, False]
+    assert all(source.annotated(n) for n in range(len(source)))
+    assert source.fingerprint() != cohort.source(tmp_path, ignore, CancelToken())._sources[0].fingerprint()
 
 
 def test_a_phantom_that_was_not_made_is_said(tmp_path: Path) -> None:
