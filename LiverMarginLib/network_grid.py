@@ -93,7 +93,7 @@ class NetworkGrid:
         return (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
 
     def combine(self, k: int, rows: FloatImage) -> FloatImage:
-        """Make slice `k` of the image, still in the network's plane, of the rows (..., n, j, i) of its `support`."""
+        """Make slice `k` of the image of the rows of its `support`, shape (..., n, j, i), in the network's plane."""
         weights = self.axes[0].back
         if weights is None:
             return rows[..., 0, :, :]

@@ -86,3 +86,12 @@ LIVER_MASS = Segment(
         Code("49755003", "Morphologically Altered Structure"), Code("4147007", "Mass"), Code("10200004", "Liver")
     ),
 )
+
+# Colours of labels without a meaning, in turn.
+_COLOURS = ((128, 174, 128), (241, 214, 145), (177, 122, 101), (111, 184, 210), (216, 101, 79), (183, 156, 220))
+
+
+def segment_of(label: int) -> Segment:
+    """The segment that a label value means in this project; values without a meaning of their own are numbered."""
+    known = {segment.label: segment for segment in (LIVER, LIVER_MASS)}
+    return known.get(label) or Segment(label, f"Label {label}", _COLOURS[label % len(_COLOURS)])

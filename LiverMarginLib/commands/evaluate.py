@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Evaluate and print the table of the models."""
     from LiverMarginLib.jobs.evaluate import EvaluateJob
+    from LiverMarginLib.jobs.train import PhantomCohort
 
     result = terminal.run(
         EvaluateJob(
@@ -43,8 +44,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             part=options.part,
             fold=options.fold,
             phantoms=options.phantoms,
-            phantom_shape=tuple(options.phantom_shape),
-            phantom_spacing=tuple(options.phantom_spacing),
+            phantom_shape=tuple(options.phantom_shape or PhantomCohort.shape),
+            phantom_spacing=tuple(options.phantom_spacing or PhantomCohort.spacing),
             phantom_noise=options.phantom_noise,
             denoise=options.denoise,
             target=options.target,

@@ -1,4 +1,4 @@
-"""`livermargin train unet|dncnn-sr|detectron2 --data DATA --out BUNDLE`."""
+"""`livermargin train unet|unet3d|dncnn-sr|detectron2 --data DATA --out BUNDLE`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from LiverMarginLib.training.profiles import PROFILES
 
     parser.add_argument("model", choices=sorted(PROFILES), help="the network")
-    parser.add_argument("--profile", default="robust", help="shipped settings: paper, robust, ... (default: robust)")
+    parser.add_argument("--profile", help="shipped settings: paper, robust, small, ... (default: robust, or the first)")
     parser.add_argument("--data", default="", help="data set; without it phantoms are made and trained on")
     parser.add_argument("--out", required=True, help="folder of the bundle that the training ends in")
     parser.add_argument("--init", metavar="BUNDLE", help="start from this model's weights, as far as they fit")
@@ -46,19 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_phantom_options(parser: argparse.ArgumentParser) -> None:
     """Declare the size of phantoms."""
-    from LiverMarginLib.jobs.train import PhantomCohort
-
     parser.add_argument(
-        "--phantom-shape", type=int, nargs=3, metavar=("K", "J", "I"), default=PhantomCohort.shape, help="voxels"
+        "--phantom-shape", type=int, nargs=3, metavar=("K", "J", "I"), help="voxels (default: what suits the network)"
     )
-    parser.add_argument(
-        "--phantom-spacing", type=float, nargs=3, metavar=("K", "J", "I"), default=PhantomCohort.spacing, help="mm"
-    )
+    parser.add_argument("--phantom-spacing", type=float, nargs=3, metavar=("K", "J", "I"), help="mm")
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Train and say where the bundle is."""
     from LiverMarginLib.jobs.train import TrainJob
+    from LiverMarginLib.training.profiles import default_profile
 
     settings = dict(_setting(text) for text in options.set)
     short = {
@@ -72,7 +69,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     job = TrainJob(
         **reading_fields(options),
         model=options.model,
-        profile=options.profile,
+        profile=options.profile or default_profile(options.model),
         out=options.out,
         initial=options.init,
         work=options.work,
@@ -82,8 +79,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         phantoms=options.phantoms,
         phantoms_without_liver=options.phantoms_without_liver,
         validation_phantoms=options.validation_phantoms,
-        phantom_shape=tuple(options.phantom_shape),
-        phantom_spacing=tuple(options.phantom_spacing),
+        phantom_shape=tuple(options.phantom_shape) if options.phantom_shape else None,
+        phantom_spacing=tuple(options.phantom_spacing) if options.phantom_spacing else None,
         settings=settings,
         resume=options.resume,
         modality=options.modality,

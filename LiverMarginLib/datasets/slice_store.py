@@ -96,7 +96,7 @@ class SliceStore:
         self._open: OrderedDict[int, tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]] = OrderedDict()
         wanted = _wanted(dataset, cases)
         self._cases = tuple(dataset.case(case_id) for case_id in wanted)
-        self._keys = tuple(_fingerprint(dataset, case) for case in self._cases)
+        self._keys = tuple(case_fingerprint(dataset, case) for case in self._cases)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -277,7 +277,7 @@ def _checked(indices: Sequence[int] | None, slices: int, case_id: str) -> Sequen
     return indices
 
 
-def _fingerprint(dataset: Dataset, case: Case) -> str:
+def case_fingerprint(dataset: Dataset, case: Case) -> str:
     """Name of a case's cache entry: changes with its files, and with whatever changes how they are read."""
     parts: list[object] = [_SCHEMA, dataset.options]
     images, masks = case.images, case.masks

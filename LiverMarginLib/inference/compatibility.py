@@ -100,7 +100,7 @@ def plan_input(volume: Volume, manifest: Manifest, *, allow_mismatch: bool = Fal
     if mismatch:
         notices.append(f"{mismatch}; the result may be wrong.")
     window = manifest.window if kind is manifest.input_kind else _forced_window(kind)
-    low, high = _limits(volume, window)
+    low, high = intensity_limits(axial_view(volume.geometry).to_view(volume.array), window)
     return InputPlan(low, high, tuple(notices), plan_scale(volume.array, manifest.normalisation, low, high))
 
 
@@ -192,12 +192,25 @@ def _forced_window(kind: IntensityKind) -> Window:
     return _HU_WINDOW if kind is IntensityKind.HU else _PERCENTILE_WINDOW
 
 
-def _limits(volume: Volume, window: Window) -> tuple[float, float]:
+def intensity_limits(array: npt.NDArray[Any], window: Window) -> tuple[float, float]:
+    """Return the window's ends in the units of an image.
+
+    Parameters
+    ----------
+    array : ndarray, shape (k, j, i)
+        The image in the axial view.
+    window : Window
+
+    Raises
+    ------
+    InputError
+        If the window is in percentiles and all of them are the same value.
+    """
     if window.unit is WindowUnit.VALUE:
         return window.low, window.high
     # A regular sample in the axial view: the same for every axis order of the same image, and never a copy of it all.
-    step = max(1, math.ceil((volume.array.size / _SAMPLES_FOR_PERCENTILES) ** (1 / 3)))
-    sample = axial_view(volume.geometry).to_view(volume.array)[::step, ::step, ::step].astype(np.float64)
+    step = max(1, math.ceil((array.size / _SAMPLES_FOR_PERCENTILES) ** (1 / 3)))
+    sample = array[::step, ::step, ::step].astype(np.float64)
     low, high = np.percentile(sample[np.isfinite(sample)], (window.low, window.high))
     if not low < high:
         raise InputError(

@@ -15,8 +15,10 @@ from LiverMarginLib.jobs.dataset import DatasetJob
 if TYPE_CHECKING:
     from LiverMarginLib.datasets.model import Dataset
     from LiverMarginLib.datasets.split import Split
+    from LiverMarginLib.phantom import PhantomOptions
     from LiverMarginLib.training.config import TrainConfig
-    from LiverMarginLib.training.data import SliceSource
+    from LiverMarginLib.training.data import SliceSource, Source
+    from LiverMarginLib.training.volume_config import VolumeConfig
 
 # Phantom patients of different purposes must never be the same: each purpose has a range of seeds of its own.
 VALIDATION_SEEDS = 900_000
@@ -54,28 +56,54 @@ class PhantomCohort:
     without_liver: int = 0
 
     def source(self, folder: Path, on_event: OnEvent, cancel: CancelToken) -> SliceSource:
-        """Make the patients that `folder` does not hold yet."""
-        from LiverMarginLib.phantom import PhantomOptions, Region
+        """Make the patients that `folder` does not hold yet, and give their slices."""
         from LiverMarginLib.training.data import JoinedSource
         from LiverMarginLib.training.phantom_source import PhantomSource
 
-        options = PhantomOptions(
+        sources = [PhantomSource(seeds, options, folder, scans=self.scans) for seeds, options in self._groups()]
+        for source in sources:
+            source.store.prepare(on_event=on_event, cancel=cancel)
+        return sources[0] if len(sources) == 1 else JoinedSource(sources)
+
+    def volumes(self, folder: Path, config: VolumeConfig, on_event: OnEvent, cancel: CancelToken) -> Source:
+        """The same, as whole volumes that are prepared for a volumetric network."""
+        from LiverMarginLib.training.data import JoinedSource
+        from LiverMarginLib.training.phantom_source import PhantomStore
+        from LiverMarginLib.training.volume_data import PreparedVolumes
+        from LiverMarginLib.training.volume_sources import PhantomVolumes
+
+        sources: list[Source] = []
+        for seeds, options in self._groups():
+            store = PhantomStore(seeds, options, folder, scans=self.scans)
+            store.prepare(on_event=on_event, cancel=cancel)
+            volumes = PreparedVolumes(PhantomVolumes(store), config, folder / "prepared")
+            volumes.prepare(on_event, cancel)
+            sources.append(volumes)
+        return sources[0] if len(sources) == 1 else JoinedSource(sources)
+
+    def _groups(self) -> list[tuple[range, PhantomOptions]]:
+        """Return the seeds of patients, and what they have in common: those with liver, of the chest, of the pelvis."""
+        from LiverMarginLib.phantom import Region
+
+        first, options = self.first_seed + self.patients, self._options()
+        last = first + self.without_liver
+        groups = [
+            (range(self.first_seed, first), options),
+            (range(first, last, 2), replace(options, region=Region.CHEST)),
+            (range(first + 1, last, 2), replace(options, region=Region.PELVIS)),
+        ]
+        return [group for group in groups if group[0]]
+
+    def _options(self) -> PhantomOptions:
+        from LiverMarginLib.phantom import PhantomOptions
+
+        return PhantomOptions(
             shape=self.shape,
             spacing=self.spacing,
             random_contrast=self.random_contrast,
             noise_hu=self.noise_hu,
             streaks=self.streaks,
         )
-        first, others = self.first_seed, self.first_seed + self.patients + self.without_liver
-        groups = [
-            (range(first, first + self.patients), options),
-            (range(first + self.patients, others, 2), replace(options, region=Region.CHEST)),
-            (range(first + self.patients + 1, others, 2), replace(options, region=Region.PELVIS)),
-        ]
-        sources = [PhantomSource(seeds, wanted, folder, scans=self.scans) for seeds, wanted in groups if seeds]
-        for source in sources:
-            source.prepare(on_event=on_event, cancel=cancel)
-        return sources[0] if len(sources) == 1 else JoinedSource(sources)
 
 
 @dataclass(frozen=True)
@@ -104,8 +132,8 @@ class TrainJob(DatasetJob):
         Number of phantom patients, when `data` is empty.
     phantoms_without_liver : int
         Further phantoms to train on, that show the chest or the pelvis alone.
-    phantom_shape, phantom_spacing : tuple
-        Their voxels and mm along (k, j, i).
+    phantom_shape, phantom_spacing : tuple, optional
+        Their voxels and mm along (k, j, i); by default what suits the network.
     settings : dict of str to str
         Settings that differ from the profile's, such as ``optimiser.learning_rate``, as JSON values.
     resume : bool
@@ -136,8 +164,8 @@ class TrainJob(DatasetJob):
     phantoms: int = 80
     validation_phantoms: int = 10
     phantoms_without_liver: int = 0
-    phantom_shape: tuple[int, int, int] = PhantomCohort.shape
-    phantom_spacing: tuple[float, float, float] = PhantomCohort.spacing
+    phantom_shape: tuple[int, int, int] | None = None
+    phantom_spacing: tuple[float, float, float] | None = None
     settings: dict[str, str] = field(default_factory=dict)
     resume: bool = False
     modality: str = "CT"
@@ -157,7 +185,7 @@ class TrainJob(DatasetJob):
             raise InputError(f"The folder {out.name} exists already; choose another name for the model.")
         config = self.config()
         cache = Path(self.cache or Path(config.out) / "cache")
-        train_source, validation = self._sources(cache, on_event, cancel)
+        train_source, validation = self.sources(config, cache, on_event, cancel)
         result = train(config, train_source, validation, on_event, cancel)
         values: dict[str, Any] = {
             "ending": result.ending.value,
@@ -194,22 +222,20 @@ class TrainJob(DatasetJob):
         config = TrainConfig.from_dict(values)
         return replace(config, out=work, resume=self.resume, initial=self.initial or config.initial)
 
-    def _sources(self, cache: Path, on_event: OnEvent, cancel: CancelToken) -> tuple[SliceSource, SliceSource | None]:
-        if not self.data:
-            train = PhantomCohort(
-                self.phantoms,
-                shape=self.phantom_shape,
-                spacing=self.phantom_spacing,
-                without_liver=self.phantoms_without_liver,
-            )
-            if self.model == "dncnn-sr":  # learns from clean slices, which it spoils itself
-                train = replace(train, noise_hu=1.0, streaks=0.0)
-            validation = replace(train, patients=self.validation_phantoms, first_seed=VALIDATION_SEEDS, without_liver=0)
-            return train.source(cache, on_event, cancel), validation.source(cache, on_event, cancel)
-        from LiverMarginLib.datasets.slice_store import SliceStore
+    def sources(
+        self, config: TrainConfig, cache: Path, on_event: OnEvent, cancel: CancelToken
+    ) -> tuple[Source, Source | None]:
+        """Make ready what is trained and validated on: slices, or whole volumes for a volumetric network."""
+        from LiverMarginLib.training.profiles import is_volumetric
 
+        if not self.data:
+            return self._phantom_sources(config, cache, on_event, cancel)
         dataset = self.open()
         split = self._split(dataset, on_event, cancel)
+        if is_volumetric(self.model):
+            return self._volumes(config, dataset, split, cache, on_event, cancel)
+        from LiverMarginLib.datasets.slice_store import SliceStore
+
         stores = [
             SliceStore(dataset, cases, folder=cache, on_event=on_event, cancel=cancel) if cases else None
             for cases in (split.slices("train", self.fold), split.slices("val", self.fold))
@@ -217,6 +243,53 @@ class TrainJob(DatasetJob):
         if stores[0] is None:
             raise InputError("The split leaves no patient to train on; make it with other shares.")
         return stores[0], stores[1]
+
+    def _phantom_sources(
+        self, config: TrainConfig, cache: Path, on_event: OnEvent, cancel: CancelToken
+    ) -> tuple[Source, Source]:
+        from LiverMarginLib.training.profiles import is_volumetric
+
+        volumetric = is_volumetric(self.model)
+        shape, spacing = self.phantom_shape, self.phantom_spacing
+        if shape is None or spacing is None:
+            shape, spacing = phantom_grid(config.volume) if volumetric else (PhantomCohort.shape, PhantomCohort.spacing)
+        train = PhantomCohort(self.phantoms, shape=shape, spacing=spacing, without_liver=self.phantoms_without_liver)
+        if self.model == "dncnn-sr":  # learns from clean slices, which it spoils itself
+            train = replace(train, noise_hu=1.0, streaks=0.0)
+        validation = replace(train, patients=self.validation_phantoms, first_seed=VALIDATION_SEEDS, without_liver=0)
+        if volumetric:
+            return (
+                train.volumes(cache, config.volume, on_event, cancel),
+                validation.volumes(cache, config.volume, on_event, cancel),
+            )
+        return train.source(cache, on_event, cancel), validation.source(cache, on_event, cancel)
+
+    def _volumes(
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        split: Split,
+        cache: Path,
+        on_event: OnEvent,
+        cancel: CancelToken,
+    ) -> tuple[Source, Source | None]:
+        from LiverMarginLib.training.volume_data import PreparedVolumes
+        from LiverMarginLib.training.volume_sources import CaseVolumes
+
+        made: list[Source | None] = []
+        for part in ("train", "val"):
+            cases = split.slices(part, self.fold)
+            if any(chosen is not None for chosen in cases.values()):
+                raise InputError("A volumetric network learns from whole volumes; split the data by patient.")
+            prepared = (
+                PreparedVolumes(CaseVolumes(dataset, cases), config.volume, cache / "prepared") if cases else None
+            )
+            if prepared is not None:
+                prepared.prepare(on_event, cancel)
+            made.append(prepared)
+        if made[0] is None:
+            raise InputError("The split leaves no patient to train on; make it with other shares.")
+        return made[0], made[1]
 
     def _split(self, dataset: Dataset, on_event: OnEvent, cancel: CancelToken) -> Split:
         from LiverMarginLib.datasets.split import load_split, split_dataset
@@ -248,6 +321,17 @@ class TrainJob(DatasetJob):
     def _phantoms_in_words(self) -> str:
         others = self.phantoms_without_liver
         return f"{self.phantoms} procedural phantoms" + (f", {others} of chest or pelvis alone" if others else "")
+
+
+def phantom_grid(config: VolumeConfig) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Voxels and mm of phantoms that show the liver whole, at the spacing that a volumetric network sees."""
+    from LiverMarginLib.training.volume_config import Preparation
+
+    if config.preparation is Preparation.MLF_CORE:  # sees half of whatever resolution it is given
+        return PhantomCohort.shape, PhantomCohort.spacing
+    extent = [n * s for n, s in zip(PhantomCohort.shape, PhantomCohort.spacing, strict=True)]
+    k, j, i = (round(length / spacing) for length, spacing in zip(extent, config.spacing, strict=True))
+    return (k, j, i), config.spacing
 
 
 def require_torch() -> None:

@@ -6,8 +6,8 @@ have no deterministic gradient on a GPU: the network was built to be trained to 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ _RESAMPLING_DROPOUT = 0.001
 
 
 class ConvBlock(nn.Sequential):
-    """Twice: dropout of channels, 3 x 3 x 3 convolution, batch normalisation, ReLU."""
+    """Twice: dropout of channels, 3 x 3 x 3 convolution, batch normalisation, ReLU; (n, c, ...) to (n, width, ...)."""
 
     def __init__(self, in_channels: int, width: int, dropout: float, first_dropout: float | None = None) -> None:
         super().__init__(
@@ -62,7 +62,7 @@ class UNet3D(nn.Module):
     ) -> None:
         super().__init__()
         self.stem = ConvBlock(in_channels, widths[0], dropout, input_dropout)
-        pairs = list(pairwise(widths))
+        pairs = list(itertools.pairwise(widths))
         self.down = nn.ModuleList(
             nn.Sequential(
                 nn.Dropout3d(_RESAMPLING_DROPOUT),

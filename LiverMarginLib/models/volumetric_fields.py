@@ -57,9 +57,8 @@ class Normalisation:
         given = (self.mean is not None, self.deviation is not None)
         if given[0] != given[1] or (given[0] and self.kind is not NormalisationKind.Z_SCORE):
             raise ManifestError("mean and deviation belong to a z-score, and come together")
-        if self.mean is None or self.deviation is None:
-            return
-        if not (math.isfinite(self.mean) and math.isfinite(self.deviation) and self.deviation > 0):
+        mean, deviation = self.mean or 0.0, 1.0 if self.deviation is None else self.deviation
+        if not (math.isfinite(mean) and math.isfinite(deviation) and deviation > 0):
             raise ManifestError("the z-score needs a finite mean and a positive deviation")
 
     @classmethod

@@ -130,9 +130,18 @@ def _draw_affine(config: AugmentationConfig, rng: np.random.Generator, height: i
     return matrix[:2] if changed else None
 
 
-def intensity(image: Tensor, config: AugmentationConfig, rngs: Sequence[np.random.Generator]) -> Tensor:
-    """Noise, blur, brightness, contrast, low resolution and gamma, in nnU-Net's order, each sample by its own draw."""
+def intensity(
+    image: Tensor,
+    config: AugmentationConfig,
+    rngs: Sequence[np.random.Generator],
+    limits: tuple[float, float] | None = (0.0, 1.0),
+) -> Tensor:
+    """Noise, blur, brightness, contrast, low resolution and gamma, in nnU-Net's order, each sample by its own draw.
+
+    Slices, shape (n, 1, h, w), or blocks, shape (n, 1, k, j, i); clipped to `limits` in the end unless they are None.
+    """
     out = image.clone()
+    axes = tuple(range(1, image.ndim))
 
     def drawn(probability: float, limits: tuple[float, float]) -> tuple[list[int], list[float]]:
         """Return which samples get a change, and its strength for each of them."""
@@ -141,7 +150,7 @@ def intensity(image: Tensor, config: AugmentationConfig, rngs: Sequence[np.rando
 
     chosen, values = drawn(config.noise_p, config.noise)
     if chosen:
-        shape = out.shape[-2:]
+        shape = out.shape[2:]
         noise = np.stack([rngs[n].standard_normal(shape, dtype=np.float32) for n in chosen])
         out[chosen] += column(values, out) * torch.from_numpy(noise).unsqueeze(1).to(out.device)
     chosen, values = drawn(config.blur_p, config.blur)
@@ -153,11 +162,11 @@ def intensity(image: Tensor, config: AugmentationConfig, rngs: Sequence[np.rando
     chosen, values = drawn(config.contrast_p, config.contrast)
     if chosen:
         part = out[chosen]
-        mean = part.mean(dim=(1, 2, 3), keepdim=True)
+        mean = part.mean(dim=axes, keepdim=True)
         out[chosen] = torch.clamp(
             (part - mean) * column(values, out) + mean,
-            part.amin(dim=(1, 2, 3), keepdim=True),
-            part.amax(dim=(1, 2, 3), keepdim=True),
+            part.amin(dim=axes, keepdim=True),
+            part.amax(dim=axes, keepdim=True),
         )
     chosen, values = drawn(config.low_resolution_p, config.low_resolution)
     for n, zoom in zip(chosen, values, strict=True):
@@ -168,19 +177,19 @@ def intensity(image: Tensor, config: AugmentationConfig, rngs: Sequence[np.rando
     chosen, values = drawn(config.gamma_p, config.gamma)
     if chosen:
         out[chosen] = _gamma(out[chosen], column(values, out))
-    return out.clamp_(0, 1)
+    return out if limits is None else out.clamp_(*limits)
 
 
 def _low_resolution(image: Tensor, zoom: float) -> Tensor:
-    height, width = image.shape[-2:]
-    small = (max(8, round(height * zoom)), max(8, round(width * zoom)))
-    reduced = functional.interpolate(image, small, mode="nearest-exact")
-    return functional.interpolate(reduced, (height, width), mode="bicubic", align_corners=False)
+    sides = tuple(image.shape[2:])
+    reduced = functional.interpolate(image, tuple(max(8, round(n * zoom)) for n in sides), mode="nearest-exact")
+    smooth = "bicubic" if len(sides) == 2 else "trilinear"
+    return functional.interpolate(reduced, sides, mode=smooth, align_corners=False)
 
 
 def _gamma(image: Tensor, exponent: Tensor) -> Tensor:
     """Raise the range of each image to `exponent` and give it its mean and standard deviation back."""
-    axes = (1, 2, 3)
+    axes = tuple(range(1, image.ndim))
     low = image.amin(dim=axes, keepdim=True)
     extent = (image.amax(dim=axes, keepdim=True) - low).clamp(min=1e-7)
     changed = ((image - low) / extent).clamp(0, 1) ** exponent * extent + low

@@ -5,14 +5,18 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from LiverMarginLib.errors import InputError
-from LiverMarginLib.models.architectures import Architecture, find_architecture, resolve
+from LiverMarginLib.models.architectures import Activation, Architecture, find_architecture, resolve
 from LiverMarginLib.models.bundle import Bundle, save_bundle
 from LiverMarginLib.models.manifest import FillHoles, Manifest, Postprocessing, Task, Window
-from LiverMarginLib.terminology import LIVER
+from LiverMarginLib.models.volumetric_fields import Localiser, Normalisation, SpacingUnit
+from LiverMarginLib.terminology import LIVER, segment_of
 from LiverMarginLib.training.config import TrainConfig
+from LiverMarginLib.training.profiles import is_volumetric
+from LiverMarginLib.training.volume_config import Preparation
 from LiverMarginLib.volume import Modality
 
 if TYPE_CHECKING:
@@ -79,6 +83,8 @@ def bundle_from_training(
     else:
         architecture = find_architecture(config.model)
         parameters = {**_defaults(architecture), **config.model_options}
+    if architecture.activation is Activation.SOFTMAX:
+        parameters["classes"] = 1 + len(config.volume.labels)
     denoising = config.model == "dncnn-sr"
     # A denoising network takes any size; its ONNX graph has this one, and gives slices of 512 x 512.
     side = _DENOISED_SIDE // int(parameters["scale"]) if denoising else config.size
@@ -89,7 +95,7 @@ def bundle_from_training(
         modality=modality,
         input_kind=config.intensity,
         window=Window(*config.window),
-        labels=() if denoising else (LIVER,),
+        labels=() if denoising else (LIVER,),  # a volumetric network has those it has learnt, see below
         parameters={key: list(value) if isinstance(value, tuple) else value for key, value in parameters.items()},
         task=Task.DENOISING if denoising else Task.SEGMENTATION,
         input_size=(side, side),
@@ -113,6 +119,8 @@ def bundle_from_training(
         licence=licence,
         description=description,
     )
+    if is_volumetric(config.model):
+        manifest = _volumetric(manifest, config)
     if spec is not None:
         from LiverMarginLib.models.detectron_bundle import save_mask_rcnn
 
@@ -120,6 +128,25 @@ def bundle_from_training(
     module = architecture.build(manifest.parameters)
     module.load_state_dict(weights)
     return save_bundle(folder, manifest, module=module, half=half, onnx=onnx, overwrite=overwrite)
+
+
+def _volumetric(manifest: Manifest, config: TrainConfig) -> Manifest:
+    """Say how a volumetric network sees images, and what it finds."""
+    volume = config.volume
+    in_voxels = volume.preparation is Preparation.MLF_CORE
+    return replace(
+        manifest,
+        labels=tuple(segment_of(value) for value in volume.labels),
+        input_size=volume.patch,
+        spacing=volume.spacing,
+        spacing_unit=SpacingUnit.VOXEL if in_voxels else SpacingUnit.MM,
+        window=Window(*config.window, volume.window_unit),
+        normalisation=Normalisation(volume.normalisation, volume.mean, volume.deviation),
+        localiser=None if volume.localiser is None else Localiser(volume.localiser, volume.margin_mm),
+        postprocessing=Postprocessing(
+            volume.largest_component, FillHoles.VOLUME if volume.largest_component else FillHoles.NONE
+        ),
+    )
 
 
 def _defaults(architecture: Architecture) -> dict[str, Any]:

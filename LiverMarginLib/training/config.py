@@ -15,6 +15,7 @@ from enum import Enum, StrEnum
 from typing import Any, TypeVar, Union
 
 from LiverMarginLib.errors import InputError
+from LiverMarginLib.training.volume_config import VolumeConfig
 from LiverMarginLib.volume import IntensityKind
 
 T = TypeVar("T")
@@ -26,6 +27,8 @@ class LossKind(StrEnum):
     BCE = "bce"
     DICE = "dice"
     BCE_DICE = "bce-dice"
+    CE = "ce"
+    CE_DICE = "ce-dice"
     FOCAL = "focal"
     MSE_SSIM = "mse-ssim"
 
@@ -58,12 +61,18 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The loss and its parameters; those of other kinds are ignored."""
+    """The loss and its parameters; those of other kinds are ignored.
+
+    `class_weights` (background first) and `focal_smooth` belong to networks whose classes exclude each other, which
+    minimise ce, ce-dice, dice or focal; the others minimise bce, dice, bce-dice or focal.
+    """
 
     kind: LossKind = LossKind.BCE
     dice_weight: float = 1.0
     focal_gamma: float = 2.0
     focal_alpha: float = 0.5
+    focal_smooth: float = 1e-5
+    class_weights: tuple[float, ...] | None = None
     mse_weight: float = 100.0
     ssim_weight: float = 1.0
 
@@ -89,7 +98,8 @@ class OptimiserConfig:
 class ScheduleConfig:
     """Linear warm-up over `warmup_steps`, then `decay` down to the share `floor` of the base rate.
 
-    `power` belongs to poly; `plateau_factor` and `patience` (validations without a better score) to plateau.
+    `power` belongs to poly; `plateau_factor` and `patience` (validations without a better score) to plateau. With
+    `plateau_on_loss` it is the training loss of each epoch that is watched instead.
     """
 
     decay: Decay = Decay.CONSTANT
@@ -98,6 +108,7 @@ class ScheduleConfig:
     power: float = 0.9
     plateau_factor: float = 0.1
     patience: int = 10
+    plateau_on_loss: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,6 +191,8 @@ class TrainConfig:
         An epoch is `steps_per_epoch` steps, or one pass over the slices where that is None.
     max_minutes : float, optional
         Validate and stop at the end of the epoch in which this time is used up; a resumed training goes on counting.
+    volume : VolumeConfig
+        For volumetric networks, which have no `size`.
     unannotated_as_empty : bool
         Treat slices that nobody annotated as slices without liver; otherwise they are left out.
     validate_every : int
@@ -222,6 +235,7 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
+    volume: VolumeConfig = field(default_factory=VolumeConfig)
     unannotated_as_empty: bool = False
     validate_every: int = 1
     early_stopping: int | None = None
@@ -325,6 +339,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise InputError(f"The setting '{where}' is {value!r}; choose one of {', '.join(choices)}.")
         return hint(value)
     if origin is tuple:
+        if isinstance(value, (list, tuple)) and arguments[-1] is Ellipsis:
+            return tuple(_convert(arguments[0], part, where) for part in value)
         if not isinstance(value, (list, tuple)) or len(value) != len(arguments):
             raise InputError(f"The setting '{where}' needs {len(arguments)} values in a list.")
         return tuple(_convert(item, part, where) for item, part in zip(arguments, value, strict=True))

@@ -21,6 +21,7 @@ _SERIES = {"train": ("Training", "#1f77b4"), "validation": ("Validation", "#d95f
 _AXES = {
     "loss": "Loss",
     "mask_iou": "Mask IoU",
+    "dice": "Dice",
     "psnr_body": "PSNR (dB)",
 }
 

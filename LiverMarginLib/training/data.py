@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -44,8 +44,27 @@ class SliceSample:
             )
 
 
-class SliceSource(Protocol):
-    """Slices with masks, read lazily. Implementations must be picklable, so that loader processes can have a copy."""
+class Source(Protocol):
+    """What the trainer draws from: slices or volumes, read lazily.
+
+    Implementations must be picklable, so that loader processes can have a copy.
+    """
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        ...
+
+    def patient(self, index: int) -> str:
+        """Return whose item it is, without reading it. Used to compare and to group, never written anywhere."""
+        ...
+
+    def read(self, index: int) -> Any:
+        """Read item `index`; raises `InputError` with a sentence fit for the user where that fails."""
+        ...
+
+
+class SliceSource(Source, Protocol):
+    """A source of slices with masks."""
 
     def __len__(self) -> int:
         """Return the number of slices."""
@@ -115,42 +134,42 @@ class JoinedSource:
 
     Parameters
     ----------
-    sources : sequence of SliceSource
+    sources : sequence of Source
     """
 
-    def __init__(self, sources: Sequence[SliceSource]) -> None:
+    def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = list(sources)
         self._starts = np.cumsum([0, *(len(source) for source in self._sources)])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def _find(self, index: int) -> tuple[SliceSource, int]:
+    def _find(self, index: int) -> tuple[Source, int]:
         n = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._sources[n], index - int(self._starts[n])
 
     def patient(self, index: int) -> str:
-        """Whose slice it is."""
+        """Whose item it is."""
         source, index = self._find(index)
         return source.patient(index)
 
     def annotated(self, index: int) -> bool:
-        """Whether slice `index` was annotated; reads it where its source cannot tell otherwise."""
+        """Whether item `index` was annotated; reads it where its source cannot tell otherwise."""
         source, index = self._find(index)
-        return source.annotated(index) if isinstance(source, KnowsAnnotation) else source.read(index).annotated
+        return bool(source.annotated(index) if isinstance(source, KnowsAnnotation) else source.read(index).annotated)
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over the fingerprints of the sources; those without one count by their length."""
         parts = [s.fingerprint() if isinstance(s, Fingerprinted) else str(len(s)) for s in self._sources]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
-    def read(self, index: int) -> SliceSample:
-        """Slice `index`."""
+    def read(self, index: int) -> Any:
+        """Item `index`."""
         source, index = self._find(index)
         return source.read(index)
 
 
-def usable_slices(source: SliceSource, unannotated_as_empty: bool) -> list[int]:
+def usable_slices(source: Source, unannotated_as_empty: bool) -> list[int]:
     """Return the indices of the slices that a training may use.
 
     Slices that nobody annotated are left out unless they count as empty. A source that cannot tell without reading
@@ -163,7 +182,7 @@ def usable_slices(source: SliceSource, unannotated_as_empty: bool) -> list[int]:
     return [index for index in range(len(source)) if source.read(index).annotated]
 
 
-def check_split(train: SliceSource, validation: SliceSource | None, unannotated_as_empty: bool = False) -> None:
+def check_split(train: Source, validation: Source | None, unannotated_as_empty: bool = False) -> None:
     """Refuse sources that a training must not use.
 
     Raises
@@ -173,7 +192,7 @@ def check_split(train: SliceSource, validation: SliceSource | None, unannotated_
         so that the validation would measure memory.
     """
     if len(train) == 0:
-        raise InputError("There are no slices to train on; check the data set and its split.")
+        raise InputError("There is nothing to train on; check the data set and its split.")
     if validation is None:
         return
     common = {train.patient(n) for n in range(len(train))} & {validation.patient(n) for n in range(len(validation))}

@@ -84,11 +84,14 @@ class Engine:
         self.device = device
         self._autocast = mixed_precision(config.precision, device)
         # Convolutions on the CPU, and those in half precision on CUDA, run at about twice the speed in this layout.
-        layout = torch.preserve_format if device.type == "mps" else torch.channels_last
         self.model = task.build_model()
         if config.initial is not None:
             load_initial(self.model, config.initial)
         self.model.to(device)
+        solid = any(isinstance(module, nn.Conv3d) for module in self.model.modules())
+        layout = torch.channels_last_3d if solid else torch.channels_last
+        if device.type == "mps":
+            layout = torch.preserve_format
         self.model.to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's annotations
         self._average = copy.deepcopy(self.model).requires_grad_(False) if self._config.ema_decay else None
         self._trained: nn.Module = self.model

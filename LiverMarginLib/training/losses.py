@@ -74,8 +74,8 @@ class SegmentationLoss:
                 return entropy + config.dice_weight * soft_dice(logits, target, weight)
             case LossKind.FOCAL:
                 return focal(logits, target, weight, config.focal_gamma, config.focal_alpha)
-            case LossKind.MSE_SSIM:
-                raise ValueError("mse-ssim compares images, not masks")
+            case LossKind.MSE_SSIM | LossKind.CE | LossKind.CE_DICE:
+                raise ValueError(f"{config.kind} does not compare probabilities with one mask")
 
 
 def ssim(image: Tensor, reference: Tensor, data_range: float = 1.0) -> Tensor:

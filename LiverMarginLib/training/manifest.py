@@ -14,7 +14,7 @@ import torch
 import LiverMarginLib
 from LiverMarginLib.jsonable import dumps
 from LiverMarginLib.training.config import TrainConfig
-from LiverMarginLib.training.data import Fingerprinted, SliceSource
+from LiverMarginLib.training.data import Fingerprinted, Source
 from LiverMarginLib.training.distributed import Group
 from LiverMarginLib.training.files import write_atomically
 from LiverMarginLib.training.initial import weights_file
@@ -25,7 +25,7 @@ _LEFT_OUT = frozenset({"out", "resume", "initial"})
 
 
 def run_manifest(
-    config: TrainConfig, train: SliceSource, validation: SliceSource | None, device: torch.device, group: Group
+    config: TrainConfig, train: Source, validation: Source | None, device: torch.device, group: Group
 ) -> dict[str, Any]:
     """Return versions, device, seed, source commit and fingerprints of the data, as plain JSON types.
 
@@ -61,9 +61,9 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     write_atomically(folder / MANIFEST, (dumps(manifest, indent=2) + "\n").encode())
 
 
-def _describe(source: SliceSource) -> dict[str, Any]:
+def _describe(source: Source) -> dict[str, Any]:
     return {
-        "slices": len(source),
+        "items": len(source),
         "patients": len({source.patient(index) for index in range(len(source))}),
         "sha256": source.fingerprint() if isinstance(source, Fingerprinted) else None,
     }

@@ -1,4 +1,4 @@
-"""Procedural phantoms as training data: made once in parallel, kept on disk, read slice by slice."""
+"""Procedural phantoms as training data: made once in parallel, kept on disk, read scan by scan or slice by slice."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 import LiverMarginLib.phantom
 from LiverMarginLib.errors import InputError, ResourceError
@@ -24,12 +25,13 @@ from LiverMarginLib.training.data import SliceSample
 from LiverMarginLib.training.interruption import ignore_interrupts
 from LiverMarginLib.volume import axial_view
 
+_SCHEMA = 2  # 2: masks tell masses from liver
 _BYTES_A_VOXEL = 3  # int16 image, uint8 mask
 _SCANS_APART = 1_000_003
 
 
-class PhantomSource:
-    """Slices of phantom patients, a `SliceSource`.
+class PhantomStore:
+    """Scans of phantom patients on disk.
 
     The patients are made by `prepare`; those that the folder holds already, from whatever earlier run with the same
     options and the same generator, are not made again.
@@ -63,54 +65,41 @@ class PhantomSource:
         budget_bytes: int = 10 << 30,
     ) -> None:
         self._seeds = tuple(seeds)
-        self._options = options
+        self.options = options
         self._folder = Path(folder)
         self._scans = scans
         self._budget = budget_bytes
         if not self._seeds or scans < 1:
             raise InputError("There are no phantoms to train on; ask for at least one patient and one scan.")
-        self._stacks = [(seed, scan) for seed in self._seeds for scan in range(scans)]
+        self.stacks = [(seed, scan) for seed in self._seeds for scan in range(scans)]
         needed = self._size()
         if needed > budget_bytes:
             raise InputError(
                 f"These phantoms take {needed / 2**30:.1f} GB but the cache may hold {budget_bytes / 2**30:.1f} GB; "
                 "raise the budget or ask for fewer."
             )
-        self._key = _options_key(options)
+        self.key = _options_key(options)
 
-    def __len__(self) -> int:
-        return len(self._stacks) * self._options.shape[0]
-
-    def patient(self, index: int) -> str:
-        """Whose slice it is."""
-        return f"phantom {self._stacks[index // self._options.shape[0]][0]}"
-
-    def annotated(self, index: int) -> bool:
-        """Always: the labels of phantoms are exact."""
-        return True
-
-    def fingerprint(self) -> str:
-        """SHA-256 over seeds, scans, options and the generator's source."""
-        return hashlib.sha256(f"{self._key} {self._seeds} {self._scans}".encode()).hexdigest()
-
-    def read(self, index: int) -> SliceSample:
-        """Read one slice.
+    def arrays(self, stack: int) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]:
+        """Memory maps of a scan's image in HU and its labels (1 liver, 2 mass), in the axial view.
 
         Raises
         ------
         InputError
             If its patient was not made or the file is damaged.
         """
-        stack, k = divmod(index, self._options.shape[0])
-        image_path, mask_path = self._paths(*self._stacks[stack])
         try:
-            image, mask = (np.load(path, mmap_mode="r")[k] for path in (image_path, mask_path))
+            image, labels = (np.load(path, mmap_mode="r") for path in self._paths(*self.stacks[stack]))
         except (OSError, ValueError) as error:
             raise InputError(
                 "A phantom is missing from the cache or damaged; delete the folder of phantoms and start again.",
                 str(error),
             ) from error
-        return SliceSample(image.astype(np.float32), np.array(mask), self._options.spacing[1:])
+        return image, labels
+
+    def fingerprint(self) -> str:
+        """SHA-256 over seeds, scans, options and the generator's source."""
+        return hashlib.sha256(f"{self.key} {self._seeds} {self._scans}".encode()).hexdigest()
 
     def prepare(
         self, workers: int | None = None, on_event: OnEvent = ignore, cancel: CancelToken | None = None
@@ -162,11 +151,11 @@ class PhantomSource:
     def _make(self, seed: int) -> None:
         if self._is_there(seed):
             return  # another process of a distributed training was faster
-        anatomy = make_anatomy(seed, self._options)
+        anatomy = make_anatomy(seed, self.options)
         view = axial_view(anatomy.geometry)
-        mask = view.to_view(liver_target(anatomy.labels()).array)
+        mask = view.to_view(liver_target(anatomy.labels(), tumour=True).array)
         for scan in range(self._scans):
-            volume, _ = render(anatomy, seed + _SCANS_APART * scan, self._options)
+            volume, _ = render(anatomy, seed + _SCANS_APART * scan, self.options)
             image_path, mask_path = self._paths(seed, scan)
             # The image last: where it is, the mask is.
             for path, array in ((mask_path, mask), (image_path, view.to_view(volume.array))):
@@ -174,17 +163,17 @@ class PhantomSource:
                     np.save(file, np.ascontiguousarray(array))
 
     def _paths(self, seed: int, scan: int) -> tuple[Path, Path]:
-        stem = f"{self._key[:16]}-{seed}-{scan}"
+        stem = f"{self.key[:16]}-{seed}-{scan}"
         return self._folder / f"{stem}.image.npy", self._folder / f"{stem}.mask.npy"
 
     def _is_there(self, seed: int) -> bool:
         return all(self._paths(seed, scan)[0].exists() for scan in range(self._scans))
 
     def _size(self) -> int:
-        return len(self._stacks) * _BYTES_A_VOXEL * int(np.prod(self._options.shape))
+        return len(self.stacks) * _BYTES_A_VOXEL * int(np.prod(self.options.shape))
 
     def _make_room(self) -> None:
-        mine = {path for seed, scan in self._stacks for path in self._paths(seed, scan)}
+        mine = {path for seed, scan in self.stacks for path in self._paths(seed, scan)}
         others = sorted(
             (path for path in self._folder.glob("*.npy") if path not in mine), key=lambda path: path.stat().st_atime
         )
@@ -196,9 +185,52 @@ class PhantomSource:
             path.unlink(missing_ok=True)
 
 
+class PhantomSource:
+    """Slices of phantom patients, a `SliceSource`; masses count as liver.
+
+    Parameters
+    ----------
+    seeds, options, folder, scans, budget_bytes
+        See `PhantomStore`.
+    """
+
+    def __init__(
+        self,
+        seeds: Iterable[int],
+        options: PhantomOptions,
+        folder: str | os.PathLike[str],
+        *,
+        scans: int = 1,
+        budget_bytes: int = 10 << 30,
+    ) -> None:
+        self.store = PhantomStore(seeds, options, folder, scans=scans, budget_bytes=budget_bytes)
+
+    def __len__(self) -> int:
+        return len(self.store.stacks) * self.store.options.shape[0]
+
+    def patient(self, index: int) -> str:
+        """Whose slice it is."""
+        return f"phantom {self.store.stacks[index // self.store.options.shape[0]][0]}"
+
+    def annotated(self, index: int) -> bool:
+        """Always: the labels of phantoms are exact."""
+        return True
+
+    def fingerprint(self) -> str:
+        """SHA-256 over seeds, scans, options and the generator's source."""
+        return self.store.fingerprint()
+
+    def read(self, index: int) -> SliceSample:
+        """Read one slice; raises `InputError` if its patient was not made or the file is damaged."""
+        stack, k = divmod(index, self.store.options.shape[0])
+        image, labels = self.store.arrays(stack)
+        mask = (labels[k] > 0).astype(np.uint8)
+        return SliceSample(image[k].astype(np.float32), mask, self.store.options.spacing[1:])
+
+
 def _options_key(options: PhantomOptions) -> str:
     """SHA-256 of the options and of the generator's source: either changed, the pictures are others."""
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(options), sort_keys=True).encode())
+    digest = hashlib.sha256(f"{_SCHEMA} {json.dumps(dataclasses.asdict(options), sort_keys=True)}".encode())
     for path in sorted(Path(LiverMarginLib.phantom.__path__[0]).glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -13,7 +13,7 @@ from LiverMarginLib.errors import InputError
 from LiverMarginLib.models.dncnn_sr import DnCNNSR, enlarge
 from LiverMarginLib.preprocessing import window_to_unit
 from LiverMarginLib.training.config import LossKind, TrainConfig
-from LiverMarginLib.training.data import SliceSource
+from LiverMarginLib.training.data import Source
 from LiverMarginLib.training.degradation import Degradation
 from LiverMarginLib.training.determinism import Purpose, keyed_rng
 from LiverMarginLib.training.image_quality import image_quality
@@ -83,7 +83,7 @@ class RestorationTask(Task):
         """One, because slices of several patients differ in size."""
         return 1
 
-    def read_training(self, source: SliceSource, index: int, sample: int) -> Item:
+    def read_training(self, source: Source, index: int, sample: int) -> Item:
         """Cut a patch ``clean`` of shape (1, size, size), of the body where a few tries find it."""
         image = window_to_unit(source.read(index).image, *self.config.window)
         side = self.config.size
@@ -96,7 +96,7 @@ class RestorationTask(Task):
                 break
         return {"clean": np.ascontiguousarray(patch[None])}
 
-    def read_validation(self, source: SliceSource, index: int, group: int) -> Item:
+    def read_validation(self, source: Source, index: int, group: int) -> Item:
         """Read ``clean``, the whole slice cut to an even size, and ``group``."""
         image = window_to_unit(source.read(index).image, *self.config.window)
         height, width = (n - n % self.scale for n in image.shape)

@@ -12,7 +12,7 @@ from LiverMarginLib.errors import InputError
 from LiverMarginLib.preprocessing import fit_in_plane, window_to_unit
 from LiverMarginLib.training.augmentation import Augmentation
 from LiverMarginLib.training.config import LossKind, TrainConfig
-from LiverMarginLib.training.data import SliceSample, SliceSource
+from LiverMarginLib.training.data import SliceSample, Source
 from LiverMarginLib.training.loader import Batch, Item
 from LiverMarginLib.training.losses import SegmentationLoss
 from LiverMarginLib.training.task import Scores, Sums, Task
@@ -35,8 +35,8 @@ class SegmentationTask(Task):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
-        if config.loss.kind is LossKind.MSE_SSIM:
-            raise InputError("The loss 'mse-ssim' belongs to denoising; choose bce, dice, bce-dice or focal.")
+        if config.loss.kind in (LossKind.MSE_SSIM, LossKind.CE, LossKind.CE_DICE):
+            raise InputError(f"The loss '{config.loss.kind}' does not suit it; choose bce, dice, bce-dice or focal.")
         self._loss = SegmentationLoss(config.loss)
         self._augmentation = Augmentation(config.augmentation, config.seed)
 
@@ -44,17 +44,17 @@ class SegmentationTask(Task):
         """The U-Net of Table 4, or another one by the model options."""
         from LiverMarginLib.models.unet import UNet
 
-        model = UNet(**_known_options(self.config.model_options, {"in_channels", "classes", "widths", "dropout"}))
+        model = UNet(**known_options(self.config.model_options, {"in_channels", "classes", "widths", "dropout"}))
         step = 2 ** (len(model.encoder) - 1)
         if self.config.size % step:
             raise InputError(f"The size {self.config.size} does not suit this U-Net; choose a multiple of {step}.")
         return model
 
-    def read_training(self, source: SliceSource, index: int, sample: int) -> Item:
+    def read_training(self, source: Source, index: int, sample: int) -> Item:
         """Read ``image``, ``mask`` and ``weight``, shapes (1, size, size) and (1, 1, 1)."""
         return self._prepare(source.read(index))
 
-    def read_validation(self, source: SliceSource, index: int, group: int) -> Item:
+    def read_validation(self, source: Source, index: int, group: int) -> Item:
         """Read the same, and ``group``."""
         return {**self._prepare(source.read(index)), "group": np.array(group)}
 
@@ -158,7 +158,8 @@ def _ratio(part: Any, whole: Any) -> float:
     return float(part / whole) if whole > 0 else float("nan")
 
 
-def _known_options(options: Any, known: set[str]) -> dict[str, Any]:
+def known_options(options: Any, known: set[str]) -> dict[str, Any]:
+    """Return a network's options, refusing unknown ones by `InputError`."""
     unknown = sorted(set(options) - known)
     if unknown:
         raise InputError(f"The model has no option '{unknown[0]}'; it has {', '.join(sorted(known))}.")

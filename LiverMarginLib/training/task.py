@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.training.config import TrainConfig
-from LiverMarginLib.training.data import SliceSource
+from LiverMarginLib.training.data import Source
 from LiverMarginLib.training.loader import Batch, Item
 
 if TYPE_CHECKING:
@@ -55,12 +55,12 @@ class Task(ABC):
         return Engine(self, self.config, device, group, total_steps)
 
     @abstractmethod
-    def read_training(self, source: SliceSource, index: int, sample: int) -> Item:
-        """Read slice `index` as sample number `sample` of the training, as arrays of one shape for all samples."""
+    def read_training(self, source: Source, index: int, sample: int) -> Item:
+        """Read item `index` as sample number `sample` of the training, as arrays of one shape for all samples."""
 
     @abstractmethod
-    def read_validation(self, source: SliceSource, index: int, group: int) -> Item:
-        """Read slice `index` of the patient with number `group`."""
+    def read_validation(self, source: Source, index: int, group: int) -> Item:
+        """Read item `index` of the patient with number `group`."""
 
     @property
     def validation_batch(self) -> int:
@@ -95,6 +95,7 @@ class Task(ABC):
 # The task of each trainable network, imported when it is needed; other rooms add theirs by `register_task`.
 _TASKS: dict[str, str] = {
     "unet": "LiverMarginLib.training.segmentation:SegmentationTask",
+    "unet3d": "LiverMarginLib.training.volume_task:VolumeTask",
     "dncnn-sr": "LiverMarginLib.training.restoration:RestorationTask",
     "detectron2": "LiverMarginLib.training.detectron_task:DetectronTask",
 }

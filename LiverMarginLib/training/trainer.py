@@ -29,7 +29,7 @@ from LiverMarginLib.events import CancelToken, Metric, Notice, OnEvent, Progress
 from LiverMarginLib.inference.devices import available_threads
 from LiverMarginLib.training import checkpoint, curves
 from LiverMarginLib.training.config import MAY_CHANGE_ON_RESUME, TrainConfig
-from LiverMarginLib.training.data import SliceSource, check_split, usable_slices
+from LiverMarginLib.training.data import Source, check_split, usable_slices
 from LiverMarginLib.training.determinism import (
     deterministic_algorithms,
     rng_state,
@@ -114,8 +114,8 @@ class _State:
 
 def train(
     config: TrainConfig,
-    source_train: SliceSource,
-    source_val: SliceSource | None = None,
+    source_train: Source,
+    source_val: Source | None = None,
     on_event: OnEvent = ignore,
     cancel: CancelToken | None = None,
 ) -> TrainResult:
@@ -124,7 +124,7 @@ def train(
     Parameters
     ----------
     config : TrainConfig
-    source_train, source_val : SliceSource
+    source_train, source_val : Source
         Slices of different patients. Without validation slices the last weights are the best ones.
     on_event : callable
         Hears `Progress` (stages ``train`` and ``validate``), `Metric` (series ``train`` and ``validation``, at every
@@ -172,8 +172,8 @@ class _Trainer:
         self,
         config: TrainConfig,
         task: Task,
-        source_train: SliceSource,
-        source_val: SliceSource | None,
+        source_train: Source,
+        source_val: Source | None,
         on_event: OnEvent,
         cancel: CancelToken,
         group: Group,
@@ -264,6 +264,8 @@ class _Trainer:
         row["learning_rate"] = self._engine.learning_rate.set(max(0, state.step - 1))
         train_scores = self._task.training_scores(self._totals())
         row |= {f"train_{name}": value for name, value in train_scores.items()}
+        if config.schedule.plateau_on_loss:
+            self._engine.learning_rate.report(-train_scores["loss"])
         if self._validation is None:
             self._keep_best(epoch, {}, {})
         elif due:
@@ -301,9 +303,10 @@ class _Trainer:
         scores = self._task.validation_scores(totals)
         score = scores[self._task.monitor]
         if math.isnan(score):
-            self._on_event(Notice("The validation patients cannot be scored, for they show no liver."))
+            self._on_event(Notice("The validation patients cannot be scored, for they show nothing to find."))
             score = -math.inf
-        self._engine.learning_rate.report(score)
+        if not self._config.schedule.plateau_on_loss:
+            self._engine.learning_rate.report(score)
         if not self._state.best or score > self._state.best["score"]:
             self._state.since_best = 0
             self._keep_best(epoch, scores, self._task.thresholds(totals), score)

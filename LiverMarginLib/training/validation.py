@@ -11,7 +11,7 @@ import numpy as np
 from LiverMarginLib.errors import InputError, LiverMarginError
 from LiverMarginLib.events import CancelToken, OnEvent, Progress
 from LiverMarginLib.training.config import TrainConfig
-from LiverMarginLib.training.data import SliceSource, usable_slices
+from LiverMarginLib.training.data import Source, usable_slices
 
 if TYPE_CHECKING:
     from LiverMarginLib.training.distributed import Group
@@ -27,7 +27,7 @@ class _Read:
     """Reads a slice with the number of its patient; an object, so that loader processes can have a copy."""
 
     task: Task
-    source: SliceSource
+    source: Source
     groups: dict[int, int]
 
     def __call__(self, index: int, sample: int) -> Item:
@@ -40,7 +40,7 @@ class Validation:
     Parameters
     ----------
     task : Task
-    source : SliceSource
+    source : Source
     engine : Engine
     group : Group
     config : TrainConfig
@@ -54,7 +54,7 @@ class Validation:
     """
 
     def __init__(
-        self, task: Task, source: SliceSource, engine: Engine, group: Group, config: TrainConfig, workers: int
+        self, task: Task, source: Source, engine: Engine, group: Group, config: TrainConfig, workers: int
     ) -> None:
         indices = usable_slices(source, config.unannotated_as_empty)
         if not indices:

@@ -16,8 +16,8 @@ from scipy.spatial.transform import Rotation
 
 from LiverMarginLib.errors import BundleError, Cancelled, ResourceError
 from LiverMarginLib.events import CancelToken, Notice, Progress, SliceReady
-from LiverMarginLib.inference.segmenter import load_segmenter
 from LiverMarginLib.inference.options import SegmentOptions
+from LiverMarginLib.inference.segmenter import load_segmenter
 from LiverMarginLib.inference.slicewise import segment_volume
 from LiverMarginLib.inference.stages import POSTPROCESSING, SEGMENTING
 from LiverMarginLib.models.manifest import FillHoles, Postprocessing, Window

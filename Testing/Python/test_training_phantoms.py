@@ -21,7 +21,7 @@ TINY = PhantomOptions(shape=(4, 32, 32), spacing=(40.0, 13.0, 13.0))
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> PhantomSource:
     source = PhantomSource(range(3, 5), TINY, tmp_path_factory.mktemp("phantoms"), scans=2)
-    source.prepare(workers=2)
+    source.store.prepare(workers=2)
     return source
 
 
@@ -51,14 +51,14 @@ def test_the_source_fits_the_trainer(made: PhantomSource) -> None:
 
 
 def test_phantoms_are_made_once(made: PhantomSource) -> None:
-    before = {path: path.stat().st_mtime_ns for path in made._folder.glob("*.npy")}
+    before = {path: path.stat().st_mtime_ns for path in made.store._folder.glob("*.npy")}
     events = []
-    again = PhantomSource(range(3, 5), TINY, made._folder, scans=2)
-    again.prepare(on_event=events.append)
+    again = PhantomSource(range(3, 5), TINY, made.store._folder, scans=2)
+    again.store.prepare(on_event=events.append)
     assert events == [Progress(2, 2, "phantoms")]
-    assert {path: path.stat().st_mtime_ns for path in made._folder.glob("*.npy")} == before
+    assert {path: path.stat().st_mtime_ns for path in made.store._folder.glob("*.npy")} == before
     assert again.fingerprint() == made.fingerprint()
-    assert PhantomSource(range(3, 6), TINY, made._folder, scans=2).fingerprint() != made.fingerprint()
+    assert PhantomSource(range(3, 6), TINY, made.store._folder, scans=2).fingerprint() != made.fingerprint()
 
 
 def test_more_than_the_budget_is_refused_before_the_work(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_more_than_the_budget_is_refused_before_the_work(tmp_path: Path) -> None
 def test_older_phantoms_make_room(tmp_path: Path) -> None:
     stale = tmp_path / "0000000000000000-1-0.image.npy"
     stale.write_bytes(bytes(20_000))
-    PhantomSource([1], TINY, tmp_path, budget_bytes=25_000)._make_room()
+    PhantomSource([1], TINY, tmp_path, budget_bytes=25_000).store._make_room()
     assert not stale.exists()
 
 
@@ -92,5 +92,5 @@ def test_making_phantoms_can_be_cancelled(tmp_path: Path) -> None:
     token = CancelToken()
     token.cancel()
     with pytest.raises(Cancelled):
-        PhantomSource([1, 2, 3], TINY, tmp_path).prepare(workers=1, cancel=token)
+        PhantomSource([1, 2, 3], TINY, tmp_path).store.prepare(workers=1, cancel=token)
     assert not list(tmp_path.glob(".*"))

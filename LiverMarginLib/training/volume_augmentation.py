@@ -1,0 +1,102 @@
+"""Variation of training patches, on the device and on whole batches; the 3-D sibling of `augmentation`.
+
+Rotation about all three axes, scale and mirroring in one interpolation; intensities as for slices. Meant for grids of
+about the same spacing along all axes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from LiverMarginLib.training.augmentation import intensity
+from LiverMarginLib.training.config import AugmentationConfig
+from LiverMarginLib.training.determinism import Purpose, keyed_rng
+
+
+class VolumeAugmentation:
+    """Applies an `AugmentationConfig` to batches of patches; elastic deformation and crops are for slices.
+
+    Parameters
+    ----------
+    config : AugmentationConfig
+    seed : int
+    """
+
+    def __init__(self, config: AugmentationConfig, seed: int) -> None:
+        self._config = config
+        self._seed = seed
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Tensor,
+        target: Tensor,
+        samples: Sequence[int],
+        padding: Tensor,
+        limits: tuple[float, float] | None = (0.0, 1.0),
+    ) -> tuple[Tensor, Tensor]:
+        """Vary a batch.
+
+        Parameters
+        ----------
+        image : Tensor of float32, shape (n, 1, k, j, i)
+        target : Tensor of uint8, same shape
+            Class numbers.
+        samples : sequence of int
+            Number of each sample in the training's stream.
+        padding : Tensor of float32, shape (n, 1, 1, 1, 1)
+            What comes in from outside of each patch.
+        limits : tuple of float, optional
+            To which the image is clipped in the end; None for images that are not windowed to [0, 1].
+
+        Returns
+        -------
+        tuple of Tensor
+            Image and target; the inputs are not changed.
+        """
+        rngs = [keyed_rng(self._seed, Purpose.AUGMENTATION, sample) for sample in samples]
+        matrices = [_draw_affine(self._config, rng, image.shape[2:]) for rng in rngs]
+        drawn = {n: matrix for n, matrix in enumerate(matrices) if matrix is not None}
+        chosen = list(drawn)
+        if chosen:
+            affine = torch.tensor(np.stack(list(drawn.values())), device=image.device, dtype=torch.float32)
+            grid = functional.affine_grid(affine, [len(chosen), 1, *image.shape[2:]], align_corners=False)
+            image, target = image.clone(), target.clone()
+            outside = padding[chosen]
+            image[chosen] = functional.grid_sample(image[chosen] - outside, grid, align_corners=False) + outside
+            moved = functional.grid_sample(target[chosen].float(), grid, mode="nearest", align_corners=False)
+            target[chosen] = moved.to(target.dtype)
+        return intensity(image, self._config, rngs, limits), target
+
+
+def _draw_affine(config: AugmentationConfig, rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray | None:
+    """Return the matrix of shape (3, 4) from output to input in `affine_grid`'s (x, y, z) from -1 to 1, or None."""
+    matrix = np.eye(3)
+    changed = False
+    if rng.random() < config.rotation_p:
+        for axis in range(3):
+            angle = math.radians(rng.uniform(-config.rotation, config.rotation))
+            turn = np.eye(3)
+            a, b = (n for n in range(3) if n != axis)
+            turn[a, a] = turn[b, b] = math.cos(angle)
+            turn[a, b], turn[b, a] = -math.sin(angle), math.sin(angle)
+            matrix = turn @ matrix
+        changed = True
+    if rng.random() < config.scale_p:
+        low, high = config.scale
+        matrix = matrix / math.exp(rng.uniform(math.log(low), math.log(high)))
+        changed = True
+    if rng.random() < config.mirror_p:
+        matrix = np.diag((-1.0, 1.0, 1.0)) @ matrix
+        changed = True
+    if not changed:
+        return None
+    # In voxels a rotation is a rotation; -1 to 1 is another length along each axis.
+    sides = np.array(shape[::-1], dtype=np.float64)
+    return np.hstack((matrix * sides / sides[:, None], np.zeros((3, 1))))

@@ -1,0 +1,264 @@
+"""Whole volumes as training data: what a source gives, and its images prepared once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from LiverMarginLib.errors import InputError
+from LiverMarginLib.events import CancelToken, OnEvent, Progress, ignore
+from LiverMarginLib.io.atomic import atomic_path
+from LiverMarginLib.network_grid import fit_grid
+from LiverMarginLib.training.compat_preparation import liver_cube
+from LiverMarginLib.training.volume_config import Preparation, VolumeConfig
+from LiverMarginLib.volume import Modality
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeSample:
+    """One image in the axial view with its labels.
+
+    Parameters
+    ----------
+    image : ndarray, shape (k, j, i)
+        HU or whatever the source's values are; any real dtype, perhaps a memory map.
+    labels : ndarray of uint8, shape (k, j, i)
+        0 is background.
+    spacing : tuple of float
+        mm along (k, j, i).
+    modality : Modality
+    weight : float
+        Share of this volume in the loss, such as 0.5 for a pseudo-label.
+    annotated : bool
+        Whether somebody looked at it.
+
+    Raises
+    ------
+    InputError
+        If image and labels differ in shape.
+    """
+
+    image: npt.NDArray[Any]
+    labels: npt.NDArray[np.uint8]
+    spacing: tuple[float, float, float]
+    modality: Modality = Modality.UNKNOWN
+    weight: float = 1.0
+    annotated: bool = True
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 3 or self.image.shape != self.labels.shape:
+            raise InputError(
+                f"A volume has {self.image.shape} voxels and its labels {self.labels.shape}; both need the same three "
+                "axes."
+            )
+
+
+class VolumeSource(Protocol):
+    """Volumes with labels, read one at a time. Implementations must be picklable."""
+
+    def __len__(self) -> int:
+        """Return the number of volumes."""
+        ...
+
+    def patient(self, index: int) -> str:
+        """Return whose volume it is, without reading it."""
+        ...
+
+    def read(self, index: int) -> VolumeSample:
+        """Read volume `index`; raises `InputError` with a sentence fit for the user where that fails."""
+        ...
+
+    def key(self, index: int) -> str:
+        """Return what identifies the content of volume `index`, without reading it."""
+        ...
+
+
+class InMemoryVolumes:
+    """Volumes that already are in memory, as a `VolumeSource`.
+
+    Parameters
+    ----------
+    samples : sequence of VolumeSample
+    patients : sequence of str
+        Whose volume each one is.
+    """
+
+    def __init__(self, samples: Sequence[VolumeSample], patients: Sequence[str]) -> None:
+        if len(samples) != len(patients):
+            raise InputError(f"{len(samples)} volumes were given with {len(patients)} patients; give one for each.")
+        self._samples = list(samples)
+        self._patients = list(patients)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def patient(self, index: int) -> str:
+        """Whose volume it is."""
+        return self._patients[index]
+
+    def annotated(self, index: int) -> bool:
+        """Whether somebody looked at volume `index`."""
+        return self._samples[index].annotated
+
+    def read(self, index: int) -> VolumeSample:
+        """Volume `index`."""
+        return self._samples[index]
+
+    def key(self, index: int) -> str:
+        """SHA-256 of the volume's voxels."""
+        sample = self._samples[index]
+        digest = hashlib.sha256(repr((sample.image.shape, sample.image.dtype.str, sample.spacing)).encode())
+        digest.update(np.ascontiguousarray(sample.image).tobytes())
+        digest.update(np.ascontiguousarray(sample.labels).tobytes())
+        return digest.hexdigest()
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all volumes."""
+        return hashlib.sha256("".join(self.key(n) for n in range(len(self))).encode()).hexdigest()
+
+
+class PreparedVolumes:
+    """Volumes as patches are cut from them: resampled, perhaps cropped, kept on disk as memory maps.
+
+    Each volume is prepared when it is first read, or all of them by `prepare`.
+
+    Parameters
+    ----------
+    source : VolumeSource
+    config : VolumeConfig
+    folder : path
+        May be shared by several sources and trainings.
+    """
+
+    def __init__(self, source: VolumeSource, config: VolumeConfig, folder: str | os.PathLike[str]) -> None:
+        self._source = source
+        self._config = config
+        self._folder = Path(folder)
+        how: dict[str, Any] = {"schema": _SCHEMA, "preparation": config.preparation.value, "spacing": config.spacing}
+        if config.preparation is Preparation.MLF_CORE:
+            how["patch"] = config.patch
+        elif config.localiser is not None:
+            how["margin"] = config.margin_mm
+        self._how = repr(how)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def patient(self, index: int) -> str:
+        """Whose volume it is."""
+        return self._source.patient(index)
+
+    def key(self, index: int) -> str:
+        """What identifies the prepared volume."""
+        return hashlib.sha256(f"{self._how} {self._source.key(index)}".encode()).hexdigest()
+
+    def annotated(self, index: int) -> bool:
+        """Whether somebody looked at volume `index`; only those are given to sources of volumes."""
+        return True
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all prepared volumes' keys."""
+        return hashlib.sha256("".join(self.key(n) for n in range(len(self))).encode()).hexdigest()
+
+    def prepare(self, on_event: OnEvent = ignore, cancel: CancelToken | None = None) -> None:
+        """Prepare what is not there yet, so that the training does not wait for it.
+
+        Raises
+        ------
+        InputError
+            If a volume cannot be read.
+        ResourceError
+            If the disk is full.
+        Cancelled
+            If `cancel` was raised; what was prepared stays.
+        """
+        cancel = cancel or CancelToken()
+        for index in range(len(self)):
+            cancel.check()
+            on_event(Progress(index, len(self), "prepare"))
+            if not self._note(index).exists():
+                self.read(index)
+        on_event(Progress(len(self), len(self), "prepare"))
+
+    def read(self, index: int) -> VolumeSample:
+        """Read a prepared volume, whose arrays are memory maps; errors as `prepare`."""
+        note = self._note(index)
+        if not note.exists():
+            self._make(index, note)
+        try:
+            values = np.load(note)
+            image, labels = (np.load(path, mmap_mode="r") for path in self._arrays(index))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                "A prepared volume is damaged; delete the cache of the training and start again.", str(error)
+            ) from error
+        spacing = tuple(float(value) for value in values["spacing"])
+        return VolumeSample(image, labels, spacing, Modality(str(values["modality"])), float(values["weight"]))  # type: ignore[arg-type]
+
+    def _make(self, index: int, note: Path) -> None:
+        prepared = prepare_volume(self._source.read(index), self._config)
+        image_path, labels_path = self._arrays(index)
+        # The note last: where it is, the arrays are.
+        for path, array in ((image_path, prepared.image), (labels_path, prepared.labels)):
+            with atomic_path(path) as beside, beside.open("wb") as file:
+                np.save(file, np.ascontiguousarray(array))
+        with atomic_path(note) as beside, beside.open("wb") as file:
+            np.savez(file, spacing=prepared.spacing, modality=prepared.modality.value, weight=prepared.weight)
+
+    def _note(self, index: int) -> Path:
+        return self._folder / f"{self.key(index)[:32]}.prepared.npz"
+
+    def _arrays(self, index: int) -> tuple[Path, Path]:
+        stem = self.key(index)[:32]
+        return self._folder / f"{stem}.volume.npy", self._folder / f"{stem}.labels.npy"
+
+
+def prepare_volume(sample: VolumeSample, config: VolumeConfig) -> VolumeSample:
+    """Resample, and crop where the network will be used behind a localiser.
+
+    Parameters
+    ----------
+    sample : VolumeSample
+    config : VolumeConfig
+
+    Returns
+    -------
+    VolumeSample
+        Values of integer images are rounded to integers again.
+    """
+    if config.preparation is Preparation.MLF_CORE:
+        image, labels = liver_cube(sample.image, sample.labels, config.patch)
+        doubled = tuple(2 * s for s in sample.spacing)
+        return replace(sample, image=image, labels=labels, spacing=doubled)  # type: ignore[arg-type]  # three of them
+    if config.localiser is not None:
+        sample = _cropped(sample, config.margin_mm)
+    k, j, i = sample.image.shape
+    grid = fit_grid((k, j, i), sample.spacing, config.spacing)
+    if grid.shape == (k, j, i) and all(axis.there is None for axis in grid.axes):
+        return sample
+    image = grid.to_network(sample.image)
+    if sample.image.dtype.kind in "iu":
+        image = np.rint(image).astype(sample.image.dtype)
+    return replace(sample, image=image, labels=grid.labels_to_network(sample.labels), spacing=config.spacing)
+
+
+def _cropped(sample: VolumeSample, margin_mm: float) -> VolumeSample:
+    """The reference's box with a margin: what a good localiser would let the network see."""
+    box = []
+    for axis, spacing in enumerate(sample.spacing):
+        others = tuple(n for n in range(3) if n != axis)
+        used = np.flatnonzero(np.asarray(sample.labels > 0).any(axis=others))
+        margin = int(np.ceil(margin_mm / spacing))
+        length = sample.labels.shape[axis]
+        box.append(slice(max(0, used[0] - margin), min(length, used[-1] + 1 + margin)) if len(used) else slice(None))
+    place = tuple(box)
+    return replace(sample, image=sample.image[place], labels=sample.labels[place])
