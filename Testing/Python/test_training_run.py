@@ -111,7 +111,7 @@ def test_the_manifest_says_how_to_repeat_the_training_and_names_nobody(learnt) -
     manifest = json.loads(text)
     assert manifest["seed"] == 0 and manifest["deterministic"] is True
     assert manifest["versions"]["torch"] == torch.__version__
-    assert manifest["data"]["train"] == {"slices": 32, "patients": 8, "sha256": None}
+    assert manifest["data"]["train"] == {"items": 32, "patients": 8, "sha256": None}
     assert manifest["results"]["weights_sha256"] == result.weights_sha256
     assert manifest["results"]["thresholds"] == dict(result.thresholds)
     assert manifest["config"]["loss"]["kind"] == "bce-dice"
@@ -238,7 +238,7 @@ def test_slices_that_nobody_annotated_are_left_out_unless_they_count_as_empty(tm
         ({"model": "vnet"}, "cannot be trained here"),
         ({"model_options": {"depth": 3}}, "no option 'depth'"),
         ({"size": 30}, "multiple of 4"),
-        ({"loss": LossConfig(LossKind.MSE_SSIM)}, "belongs to denoising"),
+        ({"loss": LossConfig(LossKind.MSE_SSIM)}, "does not suit a network of slices"),
         ({"device": "cuda:7"}, "not available|not there"),
         ({"model": "dncnn-sr", "model_options": {}}, "learns with the loss"),
         ({"model": "dncnn-sr", "loss": LossConfig(LossKind.MSE_SSIM), "model_options": {"scale": 3}}, "choose 1 or 2"),
