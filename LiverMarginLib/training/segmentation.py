@@ -36,7 +36,9 @@ class SegmentationTask(Task):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         if config.loss.kind in (LossKind.MSE_SSIM, LossKind.CE, LossKind.CE_DICE):
-            raise InputError(f"The loss '{config.loss.kind}' does not suit a network of slices; choose bce, dice, bce-dice or focal.")
+            raise InputError(
+                f"The loss '{config.loss.kind}' does not suit a network of slices; choose bce, dice, bce-dice or focal."
+            )
         self._loss = SegmentationLoss(config.loss)
         self._augmentation = Augmentation(config.augmentation, config.seed)
 
