@@ -92,7 +92,7 @@ def _guarded(command: object, options: argparse.Namespace) -> int:
             raise
         terminal.close()
         print(
-            f"livermargin: Something unforeseen happened ({type(error).__name__}: {error}); "
+            f"livermargin: Something unforeseen happened ({type(error).__name__}); "
             "run the same command with --debug and report what it prints.",
             file=sys.stderr,
         )

@@ -6,7 +6,10 @@ module, batch script) show that sentence; a traceback is shown only when somebod
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
+
+from LiverMarginLib.plain_text import one_line, without_paths
 
 
 class LiverMarginError(Exception):
@@ -24,8 +27,8 @@ class LiverMarginError(Exception):
     exit_code: ClassVar[int] = 2
 
     def __init__(self, message: str, details: str = "") -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = one_line(message)  # it may quote a name that somebody else has chosen
+        super().__init__(self.message)
         self.details = details
 
 
@@ -69,3 +72,10 @@ class Cancelled(LiverMarginError):
 
     def __init__(self, message: str = "Cancelled; nothing was written.", details: str = "") -> None:
         super().__init__(message, details)
+
+
+def technical(error: BaseException) -> str:
+    """What an exception says, for the `details` of an error: without names of files, which may name a patient."""
+    if isinstance(error, OSError):
+        return f"{type(error).__name__} {errno.errorcode.get(error.errno or 0, '')}".strip()
+    return f"{type(error).__name__}: {without_paths(str(error))}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from LiverMarginLib.errors import Cancelled
+from LiverMarginLib.plain_text import one_line
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,9 @@ class Notice(Event):
 
     name = "warning"
     message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", one_line(self.message))
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+
+_LARGEST_FILE = 256 << 20
 
 
 def dumps(value: Any, indent: int | None = None) -> str:
@@ -24,9 +26,43 @@ def dumps(value: Any, indent: int | None = None) -> str:
     Returns
     -------
     str
-        NaN and infinite numbers, which JSON cannot hold, are null.
+        ASCII, so that no name in it can steer a terminal, end a line or fail to be encoded. NaN and infinite numbers,
+        which JSON cannot hold, are null.
     """
-    return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    return json.dumps(_plain(value), indent=indent, allow_nan=False)
+
+
+def loads(text: str | bytes) -> Any:
+    """Parse JSON from outside.
+
+    Raises
+    ------
+    ValueError
+        If it is not JSON, nested without end, or has numbers that JSON does not have.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file from outside (UTF-8).
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    ValueError
+        As `loads`, or if it is larger than any description of a data set.
+    """
+    if path.stat().st_size > _LARGEST_FILE:
+        raise ValueError("absurdly large")
+    return loads(path.read_text(encoding="utf-8-sig"))
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number of JSON")
 
 
 def _plain(value: Any) -> Any:

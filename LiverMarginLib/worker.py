@@ -10,7 +10,6 @@ also what happens when its parent dies.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import queue
@@ -19,10 +18,10 @@ import threading
 import traceback
 from typing import BinaryIO, TextIO
 
-from LiverMarginLib.errors import Cancelled, InputError, LiverMarginError
+from LiverMarginLib.errors import Cancelled, InputError, LiverMarginError, technical
 from LiverMarginLib.events import CancelToken, Event, Failure
 from LiverMarginLib.jobs import Job, job_from_dict, run
-from LiverMarginLib.jsonable import dumps
+from LiverMarginLib.jsonable import dumps, loads
 
 PROTOCOL = 1
 GRACE_SECONDS = 3.0
@@ -72,12 +71,14 @@ class Worker:
         except LiverMarginError as error:
             self._tell(Failure(error.kind, error.message, error.details))
         except Exception as error:
-            _log.exception("unforeseen")
+            # Where it happened, and no values: what an exception quotes may be a patient's.
+            details = "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
+            _log.error("unforeseen\n%s", details)
             self._tell(
                 Failure(
                     "internal",
                     f"Something unforeseen happened ({type(error).__name__}); report the details to the developers.",
-                    traceback.format_exc(),
+                    details,
                 )
             )
         finally:
@@ -86,7 +87,10 @@ class Worker:
     def _listen(self) -> None:
         """Read commands until end of file; runs in a thread of its own, so that a cancel is heard during a job."""
         while line := self._commands.readline(MAX_LINE):
-            if line.strip():
+            if not line.endswith(b"\n") and len(line) == MAX_LINE:
+                self._skip_line()
+                self._jobs.put(InputError("The worker was sent a line that is too long to be a job."))
+            elif line.strip():
                 self._hear(line)
         self._closing.set()
         self._jobs.put(None)
@@ -96,9 +100,14 @@ class Worker:
         timer.daemon = True
         timer.start()
 
+    def _skip_line(self) -> None:
+        """Drop the rest of a line: its end must not be taken for a job of its own."""
+        while (rest := self._commands.readline(MAX_LINE)) and not rest.endswith(b"\n"):
+            pass
+
     def _hear(self, line: bytes) -> None:
         try:
-            values = json.loads(line)
+            values = loads(line)
             if isinstance(values, dict) and values.get("cancel") is True:
                 if self._current is not None:
                     self._current.cancel()
@@ -106,8 +115,8 @@ class Worker:
             self._jobs.put(job_from_dict(values))
         except LiverMarginError as error:
             self._jobs.put(error)
-        except (ValueError, RecursionError) as error:
-            self._jobs.put(InputError("The worker was sent something that is not a job in JSON.", repr(error)))
+        except ValueError as error:
+            self._jobs.put(InputError("The worker was sent something that is not a job in JSON.", technical(error)))
 
     def _tell(self, event: Event) -> None:
         self._send(event.to_dict())

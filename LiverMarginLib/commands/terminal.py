@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from LiverMarginLib.events import CancelToken, Event, Notice, OnEvent, Progress
 from LiverMarginLib.jobs.base import Job, run
 from LiverMarginLib.jsonable import dumps
+from LiverMarginLib.plain_text import one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
@@ -76,10 +77,14 @@ class Terminal:
                 console=Console(stderr=True),
             )
             self._bar.start()
+        from rich.markup import escape
+
         if event.stage not in self._tasks:
             name = STAGES.get(event.stage, event.stage.capitalize())
             self._tasks[event.stage] = self._bar.add_task(name, total=event.total, message="")
-        self._bar.update(self._tasks[event.stage], completed=event.done, total=event.total, message=event.message)
+        self._bar.update(
+            self._tasks[event.stage], completed=event.done, total=event.total, message=escape(one_line(event.message))
+        )
 
     def close(self) -> None:
         """End the progress bars."""
@@ -97,9 +102,9 @@ class Terminal:
     def note(self, message: str) -> None:
         """Print a line for the person, never part of the result."""
         if self._bar is not None:
-            self._bar.console.print(message, highlight=False, markup=False)
+            self._bar.console.print(one_line(message), highlight=False, markup=False)
         else:
-            print(message, file=sys.stderr)
+            print(one_line(message), file=sys.stderr)
 
     def result(self, values: dict[str, Any], lines: Sequence[str] = ()) -> None:
         """Print the result: JSON when asked for, otherwise `lines` for a person."""
@@ -107,7 +112,7 @@ class Terminal:
             print(dumps(values, indent=2))
         else:
             for line in lines:
-                print(line)
+                print(one_line(line))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Print a table for a person (nothing when JSON was asked for); numbers are right-aligned."""
@@ -129,4 +134,4 @@ class Terminal:
 def _cell(value: object) -> str:
     from rich.markup import escape
 
-    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))
+    return f"{value:.4g}" if isinstance(value, float) else escape(one_line(str(value)))

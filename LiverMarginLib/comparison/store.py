@@ -7,7 +7,6 @@ Everything but the margin errors point by point survives. Infinite numbers (a fa
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,9 +23,9 @@ from LiverMarginLib.comparison.result import (
     Value,
 )
 from LiverMarginLib.comparison.settings import CompareSettings
-from LiverMarginLib.errors import InputError
+from LiverMarginLib.errors import InputError, technical
 from LiverMarginLib.io.atomic import atomic_path
-from LiverMarginLib.jsonable import dumps
+from LiverMarginLib.jsonable import dumps, read_json
 from LiverMarginLib.metrics.boundary import BoundaryCounts, Width
 from LiverMarginLib.metrics.overlap import Overlap, SliceDetection
 from LiverMarginLib.volume import Geometry
@@ -56,11 +55,11 @@ def read_case(path: Path) -> CaseComparison:
         If the file cannot be read, or is not a case of this version.
     """
     try:
-        return case_from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return case_from_dict(read_json(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise InputError(
             f"{path.name} is not a stored comparison of this version; delete it and compare the case again.",
-            details=f"{type(error).__name__}: {error}",
+            details=technical(error),
         ) from error
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 import LiverMarginLib
 from LiverMarginLib.comparison.ranking import two_region_slices, worst_slices
@@ -18,6 +14,7 @@ from LiverMarginLib.comparison.settings import patient_columns
 from LiverMarginLib.comparison.store import encode
 from LiverMarginLib.comparison.study import Study
 from LiverMarginLib.comparison.where import REGIONS
+from LiverMarginLib.csv_table import write_rows
 from LiverMarginLib.io.atomic import atomic_path
 from LiverMarginLib.jsonable import dumps
 from LiverMarginLib.metrics.definitions import MARGIN, PIECES, Definition
@@ -61,29 +58,12 @@ def write_tables(study: Study, folder: Path) -> dict[str, Path]:
 
 
 def write_csv(rows: Iterable[Row], path: Path) -> None:
-    """Write rows with the same keys as CSV (UTF-8, comma, point as decimal sign).
-
-    Undefined numbers are empty cells, infinite ones ``inf``. Text that a spreadsheet would run as a formula gets an
-    apostrophe in front.
-    """
+    """Write rows with the same keys as CSV, as `LiverMarginLib.csv_table.write_rows` has it."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        for number, row in enumerate(rows):
-            if number == 0:
-                writer.writerow([_cell(name) for name in row])
-            writer.writerow([_cell(value) for value in row.values()])
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, bool):
-        return str(int(value))
-    if isinstance(value, float):
-        return "" if math.isnan(value) else repr(value)
-    text = str(value)
-    # OWASP's list of what starts a formula; numbers do not come this way, so that a minus stays a minus.
-    return "'" + text if isinstance(value, str) and text[:1] in {"=", "+", "-", "@", "\t", "\r", "\n"} else text
+        ordered = iter(rows)
+        for first in ordered:
+            write_rows(stream, [first.keys(), first.values()])
+            write_rows(stream, (row.values() for row in ordered))
 
 
 def slice_rows(cases: Iterable[CaseComparison]) -> Iterator[Row]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from LiverMarginLib.errors import InputError
+from LiverMarginLib.errors import InputError, technical
 
 TABLE_NAMES = ("cases.csv", "case_table.csv")
 _MISSING = frozenset({"", "-", "?", "na", "n/a", "nan", "none", "null", "unknown", "missing"})
@@ -75,7 +75,9 @@ def read_case_table(path: str | os.PathLike[str]) -> dict[str, CaseRow]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path.name} cannot be read; give the case table as CSV in UTF-8.", str(error)) from error
+        raise InputError(
+            f"{path.name} cannot be read; give the case table as CSV in UTF-8.", technical(error)
+        ) from error
     first_line = text.partition("\n")[0]
     delimiter = max(",;\t", key=first_line.count)
     reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)

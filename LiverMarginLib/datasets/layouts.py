@@ -21,6 +21,7 @@ from LiverMarginLib.datasets.volume_layouts import decathlon_cases, pair_cases
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.io.archive import FileTree, FolderTree, ZipLimits, ZipTree, open_tree
 from LiverMarginLib.io.detect import natural_key
+from LiverMarginLib.io.folders import links_note
 from LiverMarginLib.io.kitti import ENCODINGS, IMAGE_FOLDER
 from LiverMarginLib.io.kitti_labels import LABEL_TABLE
 from LiverMarginLib.volume import Modality
@@ -120,6 +121,8 @@ def open_dataset(
         cases, notes = pair_cases(tree)
     else:
         raise InputError(f"{path.name} holds no pictures with masks; unpack a zip of volumes and give the folder.")
+    if isinstance(tree, FolderTree) and tree.links_leading_out:
+        notes.append(links_note(tree.links_leading_out))
     if left_out:
         names = ", ".join(name for name, _ in left_out)
         notes.append(f"{len(left_out)} could not be understood and are left out: {names}.")

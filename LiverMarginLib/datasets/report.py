@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from LiverMarginLib.csv_table import write_rows
+from LiverMarginLib.jsonable import dumps
 
 _COUNTS = {
     "case": "case",
@@ -139,16 +140,14 @@ class DatasetReport:
 
     def to_json(self) -> str:
         """Everything, as JSON."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        return dumps(self.to_dict(), indent=2) + "\n"
 
     def to_csv(self) -> str:
         """One line a case; lists become their lengths, and the problems a column of text."""
         buffer = io.StringIO()
         names = [field.name for field in dataclasses.fields(CaseReport)]
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow([*names, "problems"])
-        for case in self.cases:
-            writer.writerow([*(_count(getattr(case, name)) for name in names), "; ".join(case.problems)])
+        rows = [[*(_count(getattr(case, name)) for name in names), "; ".join(case.problems)] for case in self.cases]
+        write_rows(buffer, [[*names, "problems"], *rows])
         return buffer.getvalue()
 
     def to_text(self) -> str:

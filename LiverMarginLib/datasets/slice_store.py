@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from LiverMarginLib.datasets.model import Case, Dataset
 from LiverMarginLib.datasets.sources import KittiMasks, LabelFile, PictureMasks, PictureStack
-from LiverMarginLib.errors import InputError, ResourceError
+from LiverMarginLib.errors import InputError, ResourceError, technical
 from LiverMarginLib.events import CancelToken, Notice, OnEvent, Progress, ignore
+from LiverMarginLib.jsonable import read_json
 from LiverMarginLib.training.data import SliceSample
 from LiverMarginLib.volume import axial_view
 
@@ -100,7 +101,9 @@ class SliceStore:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ResourceError("The folder for cached slices cannot be made; choose another.", str(error)) from error
+            raise ResourceError(
+                "The folder for cached slices cannot be made; choose another.", technical(error)
+            ) from error
         self._remove_abandoned()
         self._about = tuple(self._survey(on_event, cancel or CancelToken()))
         self._slices = tuple(
@@ -226,7 +229,7 @@ class SliceStore:
                 shutil.rmtree(temporary, ignore_errors=True)
         except OSError as error:
             raise ResourceError(
-                "A case cannot be kept in the cache of slices; check the free space of its disk.", str(error)
+                "A case cannot be kept in the cache of slices; check the free space of its disk.", technical(error)
             ) from error
 
     def _make_room(self, size: int, keep: str) -> None:
@@ -307,14 +310,14 @@ def _stamps(root: Path, names: Iterable[str | None]) -> list[tuple[str, int, int
         try:
             status = path.stat()
         except OSError as error:
-            raise InputError(f"{path.name} is gone; open the data set again.", str(error)) from error
+            raise InputError(f"{path.name} is gone; open the data set again.", technical(error)) from error
         stamps.append((str(path.absolute()), status.st_size, status.st_mtime_ns))
     return stamps
 
 
 def _read_about(path: Path) -> _About | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         sy, sx = content["spacing"]
         flags = tuple(bool(flag) for flag in content["annotated"])
         return _About(int(content["slices"]), flags, (float(sy), float(sx)), int(content["size_bytes"]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -16,9 +15,10 @@ import numpy as np
 from LiverMarginLib.datasets.check import DuplicatePair, find_duplicates
 from LiverMarginLib.datasets.model import Case, Dataset
 from LiverMarginLib.datasets.sources import LabelFile, PictureStack
-from LiverMarginLib.errors import InputError
+from LiverMarginLib.errors import InputError, technical
 from LiverMarginLib.events import CancelToken, Notice, OnEvent, ignore
 from LiverMarginLib.io.atomic import atomic_path
+from LiverMarginLib.jsonable import dumps, read_json
 from LiverMarginLib.volume import axial_view
 
 _log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class Split:
             "cases": {case: {"patient": self.patients[case], "part": part} for case, part in self.cases.items()},
         }
         with atomic_path(Path(path)) as temporary:
-            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            temporary.write_text(dumps(content, indent=2) + "\n", encoding="utf-8")
 
     def _name(self, part: Part, fold: int | None) -> str:
         if not self.folds:
@@ -163,7 +163,7 @@ def load_split(path: str | os.PathLike[str]) -> Split:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["schema"] != SCHEMA:
             raise ValueError(f"schema {content['schema']}")
         by, folds = content["by"], int(content.get("folds", 0))
@@ -181,7 +181,7 @@ def load_split(path: str | os.PathLike[str]) -> Split:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path.name} is not a split that can be used; make it with `livermargin dataset split`.", str(error)
+            f"{path.name} is not a split that can be used; make it with `livermargin dataset split`.", technical(error)
         ) from error
 
 

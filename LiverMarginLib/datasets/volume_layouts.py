@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -12,9 +11,10 @@ from typing import Any
 
 from LiverMarginLib.datasets.model import Case
 from LiverMarginLib.datasets.sources import LabelFile, VolumeFile
-from LiverMarginLib.errors import InputError
+from LiverMarginLib.errors import InputError, technical
 from LiverMarginLib.io.archive import FileTree, FolderTree
 from LiverMarginLib.io.detect import natural_key
+from LiverMarginLib.jsonable import read_json
 from LiverMarginLib.volume import Modality
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -128,9 +128,9 @@ def decathlon_cases(path: Path) -> tuple[list[Case], list[str], Modality]:
         If the file is not of that kind, or names files outside its folder.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path.name} cannot be read as JSON; copy it again.", str(error)) from error
+        raise InputError(f"{path.name} cannot be read as JSON; copy it again.", technical(error)) from error
     if not isinstance(content, dict) or not isinstance(content.get("labels"), dict):
         raise InputError(f"{path.name} is not a data set's description; it needs the entry labels.")
     names = _label_names(content["labels"], path.name)
@@ -145,7 +145,7 @@ def decathlon_cases(path: Path) -> tuple[list[Case], list[str], Modality]:
     for image, label in entries:
         image_path = _inside(path.parent, image, path.name)
         label_path = _inside(path.parent, label, path.name) if label else None
-        if not image_path.exists() or (label_path is not None and not label_path.exists()):
+        if not _is_there(image_path) or (label_path is not None and not _is_there(label_path)):
             missing += 1
             continue
         case_id = _stem(PurePosixPath(image).name).removesuffix(f"_{_FIRST_CHANNEL}")
@@ -253,7 +253,9 @@ def _label_names(labels: Mapping[str, Any], shown: str) -> tuple[tuple[int, str]
                     if int(one) not in names or len(values) == 1:
                         names[int(one)] = key
     except (TypeError, ValueError) as error:
-        raise InputError(f"The labels in {shown} are not numbers with names; correct the file.", str(error)) from error
+        raise InputError(
+            f"The labels in {shown} are not numbers with names; correct the file.", technical(error)
+        ) from error
     return tuple(sorted(names.items()))
 
 
@@ -270,8 +272,14 @@ def _with_names(case: Case, names: tuple[tuple[int, str], ...]) -> Case:
     return Case(case.id, case.patient, case.images, LabelFile(case.masks.path, names), case.info, case.notes)
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # no possible name of a file
+        return False
+
+
 def _inside(folder: Path, name: str, shown: str) -> Path:
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
+    if "\0" in name or not (folder / name).resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{shown} names a file outside its folder; move the files together.")
     return folder / name

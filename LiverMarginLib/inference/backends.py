@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from LiverMarginLib.errors import BundleError, DependencyError, LiverMarginError, ResourceError
+from LiverMarginLib.errors import BundleError, DependencyError, LiverMarginError, ResourceError, technical
 from LiverMarginLib.inference.devices import accelerator_is_likely, available_threads, prove_torch_device
 from LiverMarginLib.inference.memory import is_out_of_memory
 from LiverMarginLib.inference.segmenter import Device, Runtime, Segmenter
 from LiverMarginLib.models.architectures import Activation
 from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.models.manifest import ONNX_FILE, SAFETENSORS_FILE, Manifest
+from LiverMarginLib.models.onnx_guard import check_graph
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -174,17 +175,18 @@ def onnx_session(bundle: Bundle, device: str = "cpu", threads: int | None = None
     options.log_severity_level = 4  # its errors become exceptions; printed as well, they would disturb the progress
     providers = ["CUDAExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
     content = bundle.read(ONNX_FILE)
+    check_graph(content)
     try:
         session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:
         if is_out_of_memory(error):
             raise ResourceError(
-                f"There is not enough memory on {device} for the model; choose the device cpu.", str(error)
+                f"There is not enough memory on {device} for the model; choose the device cpu.", technical(error)
             ) from error
         raise BundleError(
             f"The ONNX graph of the model {bundle.manifest.name!r} cannot be loaded; get the model again from its "
             "source, or update onnxruntime.",
-            str(error),
+            technical(error),
         ) from error
     if device == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise ResourceError("ONNX Runtime cannot use the CUDA device here; choose the device auto or cpu.")
@@ -242,7 +244,7 @@ def _on_accelerator(bundle: Bundle, device: Device, usable: list[Runtime]) -> tu
                 segmenter.predict(np.zeros(shape, np.float32))
                 return segmenter, ""
             except Exception as error:
-                reasons.append(f"onnxruntime on {name}: {error}")
+                reasons.append(f"onnxruntime on {name}: {technical(error)}")
     return None, "; ".join(reasons)
 
 
@@ -271,5 +273,5 @@ def _why_not_onnx(bundle: Bundle) -> LiverMarginError | None:
 def _cannot_run(manifest: Manifest, device: str, error: Exception) -> BundleError:
     return BundleError(
         f"The model {manifest.name!r} failed on the device {device}; try the device cpu, or check the model.",
-        str(error),
+        technical(error),
     )

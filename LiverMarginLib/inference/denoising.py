@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from LiverMarginLib.errors import BundleError, InputError, ResourceError
+from LiverMarginLib.errors import BundleError, InputError, ResourceError, technical
 from LiverMarginLib.events import CancelToken, Notice, OnEvent, Progress, ignore
 from LiverMarginLib.inference.backends import onnx_session
 from LiverMarginLib.inference.compatibility import plan_input
@@ -225,7 +225,7 @@ def _denoise_slice(
             raise _too_little_memory(error) from error
         raise BundleError(
             f"The model {denoiser.bundle.manifest.name!r} failed on the device {denoiser.device}; try the device cpu.",
-            str(error),
+            technical(error),
         ) from error
     if not np.isfinite(unit).all():
         raise BundleError(
@@ -252,5 +252,5 @@ def finer_geometry(geometry: Geometry, factors: tuple[int, int, int]) -> Geometr
 def _too_little_memory(error: BaseException) -> ResourceError:
     return ResourceError(
         "There is not enough memory to denoise a single slice; close other programs or choose the device cpu.",
-        str(error),
+        technical(error),
     )

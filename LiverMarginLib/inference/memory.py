@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from LiverMarginLib.errors import LiverMarginError, ResourceError
+from LiverMarginLib.errors import LiverMarginError, ResourceError, technical
 from LiverMarginLib.events import Notice, OnEvent
 from LiverMarginLib.inference.segmenter import Segmenter
 
@@ -87,7 +87,7 @@ class FrugalPredictor:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                details = f"{type(error).__name__}: {error}"
+                details = technical(error)
             # Outside the except block: the exception's traceback keeps the failed computation's tensors alive.
             self._retreat(details)
 

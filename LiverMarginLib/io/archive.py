@@ -17,12 +17,14 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from LiverMarginLib.errors import InputError
+from LiverMarginLib.errors import InputError, technical
+from LiverMarginLib.io.folders import is_hidden, walk
 
 # An empty mask of 16 bits packs about 1000 to 1 inside its PNG, not in the zip around it; small files are harmless.
 _MAX_RATIO = 1000
 _HARMLESS_BYTES = 1 << 20
-_IGNORED_PARTS = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini"})
+# LZMA makes room for a dictionary of up to 4 GB before it unpacks a byte.
+_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,17 @@ class FolderTree:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """All files, sorted by name."""
-        found = []
-        for folder, subfolders, files in os.walk(self.path):
-            subfolders[:] = sorted(name for name in subfolders if not _is_hidden(name))
-            here = Path(folder).relative_to(self.path)
-            found += [(here / name).as_posix() for name in files if not _is_hidden(name)]
-        return tuple(sorted(found))
+        files, _ = self._walked
+        return tuple(sorted(file.relative_to(self.path).as_posix() for file in files))
+
+    @property
+    def links_leading_out(self) -> int:
+        """Number of links to files elsewhere, which are not followed."""
+        return self._walked[1]
+
+    @cached_property
+    def _walked(self) -> tuple[list[Path], int]:
+        return walk(self.path)
 
     def read(self, name: str) -> bytes:
         """Return a file's content.
@@ -88,7 +95,7 @@ class FolderTree:
         except OSError as error:
             raise InputError(
                 f"{PurePosixPath(name).name} cannot be read; check that the file is still there and readable.",
-                str(error),
+                technical(error),
             ) from error
 
 
@@ -117,7 +124,7 @@ class ZipTree:
         with _open_zip(self.path) as archive:
             _refuse_hostile_directory(archive.infolist(), self.limits, self.path.name)
             names = [info.filename for info in archive.infolist() if not info.is_dir()]
-        return tuple(sorted(name for name in names if not any(map(_is_hidden, PurePosixPath(name).parts))))
+        return tuple(sorted(name for name in names if not any(map(is_hidden, PurePosixPath(name).parts))))
 
     def read(self, name: str) -> bytes:
         """Return a file's content, at most as many bytes as the checked directory declares.
@@ -133,7 +140,7 @@ class ZipTree:
             return self._archive.read(name)
         except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError, RuntimeError, ValueError) as error:
             raise InputError(
-                f"{PurePosixPath(name).name} in {self.path.name} is damaged; make the zip again.", str(error)
+                f"{PurePosixPath(name).name} in {self.path.name} is damaged; make the zip again.", technical(error)
             ) from error
 
     @property
@@ -178,7 +185,8 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise InputError(
-            f"{path.name} is not a zip that can be read; export it again, or give the unpacked folder.", str(error)
+            f"{path.name} is not a zip that can be read; export it again, or give the unpacked folder.",
+            technical(error),
         ) from error
 
 
@@ -193,6 +201,8 @@ def _refuse_hostile_directory(entries: Iterable[zipfile.ZipInfo], limits: ZipLim
             raise InputError(
                 f"{zip_name} is packed more than {_MAX_RATIO} to 1, like a zip bomb; do not trust this file."
             )
+        if info.compress_type not in _METHODS:
+            raise InputError(f"{zip_name} is packed in an unusual way; unpack it yourself and give the folder.")
         # zipfile cuts a name at a zero byte; orig_filename is what the zip really says.
         if _leaves_root(info.orig_filename):
             raise InputError(f"{zip_name} holds a file name that points outside the zip; do not trust this file.")
@@ -207,8 +217,10 @@ def _refuse_hostile_directory(entries: Iterable[zipfile.ZipInfo], limits: ZipLim
 
 def _leaves_root(name: str) -> bool:
     plain = name.replace("\\", "/")
-    return plain.startswith("/") or bool(re.match(r"[A-Za-z]:", plain)) or "\0" in plain or ".." in plain.split("/")
-
-
-def _is_hidden(name: str) -> bool:
-    return name in _IGNORED_PARTS or name.startswith(".")
+    return (
+        not plain
+        or plain.startswith("/")
+        or bool(re.match(r"[A-Za-z]:", plain))
+        or "\0" in plain
+        or ".." in plain.split("/")
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -11,7 +10,9 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
-from LiverMarginLib.errors import InputError
+from LiverMarginLib.errors import InputError, technical
+from LiverMarginLib.events import Notice, OnEvent, ignore
+from LiverMarginLib.io.folders import links_note, walk
 
 HEAD_BYTES = 544
 
@@ -55,18 +56,20 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise InputError(f"'{path.name}' does not exist; check the path.", str(error)) from error
+        raise InputError(f"'{path.name}' does not exist; check the path.", technical(error)) from error
     except PermissionError as error:
         raise InputError(
-            f"'{path.name}' cannot be opened: permission denied; ask for the right to read it.", str(error)
+            f"'{path.name}' cannot be opened: permission denied; ask for the right to read it.", technical(error)
         ) from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
             f"'{path.name}' is truncated or damaged: its compressed data end early; copy or export it again.",
-            str(error),
+            technical(error),
         ) from error
     except OSError as error:
-        raise InputError(f"'{path.name}' cannot be read: {error.strerror or 'input error'}.", str(error)) from error
+        raise InputError(
+            f"'{path.name}' cannot be read: {error.strerror or 'input error'}.", technical(error)
+        ) from error
 
 
 def expected_format(path: Path) -> FileFormat | None:
@@ -143,18 +146,21 @@ def require_format(path: Path) -> FileFormat:
     )
 
 
-def files_below(folder: Path) -> list[Path]:
-    """All files in `folder` and its subfolders in a stable order, without hidden ones and operating systems' own."""
-    found: list[Path] = []
+def files_below(folder: Path, on_event: OnEvent = ignore) -> list[Path]:
+    """All files in `folder` and its subfolders in a stable order, without those that `LiverMarginLib.io.folders` omits.
+
+    Links that lead out of the folder are told of.
+    """
 
     def refuse(error: OSError) -> None:
         with readable(Path(error.filename or folder)):
             raise error
 
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        found += [Path(parent, name) for name in sorted(names, key=natural_key) if not name.startswith(".")]
-    return [path for path in found if path.name.upper() not in ("DICOMDIR", "THUMBS.DB", "DESKTOP.INI")]
+    found, leading_out = walk(folder, refuse)
+    if leading_out:
+        on_event(Notice(links_note(leading_out)))
+    found.sort(key=lambda path: [natural_key(part) for part in path.parts])
+    return [path for path in found if path.name.upper() != "DICOMDIR"]
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:

@@ -12,6 +12,7 @@ import pydicom
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import OnEvent, ignore
 from LiverMarginLib.io.detect import readable
+from LiverMarginLib.io.dicom_files import read_dicom
 from LiverMarginLib.io.dicom_geometry import Arrangement, arrange, require_images
 from LiverMarginLib.io.dicom_headers import Frame, Series
 from LiverMarginLib.io.dicom_pixels import read_frames_into
@@ -98,7 +99,7 @@ def source_headers(frames: Sequence[Frame]) -> list[pydicom.Dataset]:
     headers: list[pydicom.Dataset] = []
     for path in dict.fromkeys(frame.file.path for frame in frames):
         with readable(path):
-            headers.append(pydicom.dcmread(path, force=True, stop_before_pixels=True))
+            headers.append(read_dicom(path, force=True, stop_before_pixels=True))
     return headers
 
 

@@ -19,10 +19,13 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import OnEvent, Progress, ignore
 from LiverMarginLib.io.detect import natural_key, readable
+from LiverMarginLib.io.dicom_files import refuse_bomb
 
 SEGMENTATION_CLASSES = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"})
 DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 _NOT_IMAGES = frozenset({"1.2.840.10008.5.1.4.1.1.481.2"})  # RT Dose has pixels, but they are dose
+# How much larger than its file an image may claim to be, compressed (an even slice packs well) or plain.
+_MOST_BYTES_PER_BYTE = {False: 10_000, True: 16}
 
 _TAGS = [
     "SpecificCharacterSet",
@@ -236,6 +239,7 @@ def read_frames(path: Path) -> tuple[DicomFile, list[Frame]]:
     """
     with readable(path), path.open("rb") as stream:
         try:
+            refuse_bomb(stream)
             dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=True, specific_tags=_TAGS)
             file = _describe(path, dataset, *_pixel_element(stream, dataset))
             frames = list(_frames(dataset, file)) if file.kind is not ObjectKind.OTHER else []
@@ -286,6 +290,12 @@ def _describe(path: Path, dataset: pydicom.Dataset, has_pixels: bool, native_off
     bits_allocated = int(dataset.get("BitsAllocated") or 16)
     if kind is not ObjectKind.OTHER and bits_allocated not in (1, 8, 16, 32):
         raise InputError("A DICOM image has an unusual number of bits per pixel; export the series with 16 bits.")
+    rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+    samples = int(dataset.get("SamplesPerPixel") or 1)
+    announced = rows * columns * samples * frame_count * bits_allocated // 8
+    most = _MOST_BYTES_PER_BYTE[native_offset is not None]
+    if kind is not ObjectKind.OTHER and not 0 <= announced <= most * path.stat().st_size:
+        raise InputError("A DICOM image announces far more pixels than it holds; copy or export the series again.")
     uid = str(dataset.get("SeriesInstanceUID") or "")
     number = dataset.get("SeriesNumber")
     identity = (uid,) if uid else ("", str(path.parent), str(dataset.get("StudyInstanceUID") or ""), str(number))
@@ -299,10 +309,10 @@ def _describe(path: Path, dataset: pydicom.Dataset, has_pixels: bool, native_off
         modality=str(dataset.get("Modality") or ""),
         image_type=tuple(str(part).upper() for part in dataset.get("ImageType") or ()),
         transfer_syntax=UID(str(meta.get("TransferSyntaxUID", ImplicitVRLittleEndian))),
-        rows=int(dataset.get("Rows") or 0),
-        columns=int(dataset.get("Columns") or 0),
+        rows=rows,
+        columns=columns,
         frame_count=frame_count,
-        samples=int(dataset.get("SamplesPerPixel") or 1),
+        samples=samples,
         photometric=str(dataset.get("PhotometricInterpretation") or "MONOCHROME2"),
         bits_allocated=bits_allocated,
         bits_stored=int(dataset.get("BitsStored") or dataset.get("BitsAllocated") or 16),

@@ -20,9 +20,10 @@ from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels import get_decoder, iter_pixels
 from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
-from LiverMarginLib.errors import InputError
+from LiverMarginLib.errors import InputError, technical
 from LiverMarginLib.events import OnEvent, Progress, ignore
 from LiverMarginLib.io.detect import readable
+from LiverMarginLib.io.dicom_files import read_dicom
 from LiverMarginLib.io.dicom_headers import DicomFile, Frame
 from LiverMarginLib.io.parallel import for_each
 
@@ -62,7 +63,7 @@ def read_frames_into(frames: Sequence[Frame], out: Array, on_event: OnEvent = ig
             raise InputError(
                 f"Slice {wanted[0] + 1} of {len(frames)} cannot be decoded ({file.transfer_syntax.name}); it is "
                 "damaged, or its compression is not supported, so copy it again or export the series uncompressed.",
-                str(error),
+                technical(error),
             ) from error
         return len(places)
 
@@ -122,19 +123,19 @@ def _decoded_frames(file: DicomFile, indices: Sequence[int]) -> Iterator[Array]:
             return
         # Plugins raise whatever their C libraries do; GDCM gets the chance before the frame is given up.
         except Exception as error:
-            failure = str(error)
+            failure = technical(error)
     if not _is_compressed(file):
         raise _Undecodable(failure)
     for index in indices[done:]:
         try:
             yield _gdcm_frame(file, index)
         except Exception as error:
-            raise _Undecodable(f"{failure}; GDCM: {error}") from error
+            raise _Undecodable(f"{failure}; GDCM: {technical(error)}") from error
 
 
 def pixel_source(file: DicomFile) -> Path | pydicom.Dataset:
     """What pydicom's pixel functions are to read; they do not find the pixels of a deflated file by its path."""
-    return file.path if _is_compressed(file) else pydicom.dcmread(file.path, force=True)
+    return file.path if _is_compressed(file) else read_dicom(file.path, force=True)
 
 
 def _is_compressed(file: DicomFile) -> bool:
@@ -158,7 +159,7 @@ def _gdcm_frame(file: DicomFile, index: int) -> Array:
     SimpleITK reads files only, and applies the rescale by rules of its own; a temporary file with nothing but this
     frame and its pixel description gives the stored values.
     """
-    source = pydicom.dcmread(file.path, specific_tags=["PixelData", "NumberOfFrames"])
+    source = read_dicom(file.path, specific_tags=["PixelData", "NumberOfFrames"])
     one = pydicom.Dataset()
     one.file_meta = FileMetaDataset()
     one.file_meta.TransferSyntaxUID = file.transfer_syntax

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import SegmentationStorage
 
 from LiverMarginLib.errors import InputError
+from LiverMarginLib.io.detect import files_below
+from LiverMarginLib.io.dicom_files import read_dicom
 from LiverMarginLib.volume import FloatMatrix, Geometry
 
 # Pixels must coincide as `Geometry.agrees_with` has it. Slices may be less regular than an affine grid says, and the
@@ -201,14 +202,14 @@ def _files(given: Iterable[Path]) -> list[Path]:
     for path in given:
         if not path.exists():
             raise InputError("The folder or file given as the source of the DICOM SEG does not exist; check its path.")
-        files += sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        files += files_below(path) if path.is_dir() else [path]
     return files
 
 
 def _header(file: Path) -> Dataset | None:
     """Return the header of an image with plane positions, None for every other file."""
     try:
-        header = pydicom.dcmread(file, stop_before_pixels=True)
+        header = read_dicom(file, stop_before_pixels=True)
         for keyword in ("SOPClassUID", "SOPInstanceUID"):
             # Some de-identifiers empty these in the data set but leave their copies in the file's preamble.
             if not header.get(keyword):

@@ -12,9 +12,10 @@ import pydicom
 from pydicom.pixels import iter_pixels
 from skimage.color import lab2rgb
 
-from LiverMarginLib.errors import GeometryError, InputError, LiverMarginError
+from LiverMarginLib.errors import GeometryError, InputError, LiverMarginError, technical
 from LiverMarginLib.events import OnEvent, Progress, ignore
 from LiverMarginLib.io.detect import readable
+from LiverMarginLib.io.dicom_files import read_dicom
 from LiverMarginLib.io.dicom_geometry import grid, normal_of
 from LiverMarginLib.io.dicom_headers import DicomFile, Frame, Plane, Series
 from LiverMarginLib.io.dicom_pixels import pixel_source
@@ -23,6 +24,10 @@ from LiverMarginLib.io.limits import check_memory
 from LiverMarginLib.io.notes import Notes
 from LiverMarginLib.terminology import Code, Segment, Terminology
 from LiverMarginLib.volume import Geometry, LabelMap
+
+# Planes without a frame are empty: a few distant frames must not stand for a volume that fills the memory.
+_MOST_PLANES = 4096
+_MOST_PLANES_PER_FRAME = 64
 
 _TAGS = [
     "SpecificCharacterSet",
@@ -70,7 +75,7 @@ def read_seg_header(series: Series) -> SegHeader:
     """
     file = series.files[0]
     with readable(file.path):
-        dataset = pydicom.dcmread(file.path, force=True, stop_before_pixels=True, specific_tags=_TAGS)
+        dataset = read_dicom(file.path, force=True, stop_before_pixels=True, specific_tags=_TAGS)
     try:
         return _parse(series, dataset)
     except LiverMarginError:
@@ -138,7 +143,7 @@ def _pixels(file: DicomFile, order: Sequence[int]) -> Iterable[npt.NDArray[Any]]
     except Exception as error:
         raise InputError(
             "The frames of the DICOM segmentation cannot be decoded; it is truncated or damaged, so export it again.",
-            str(error),
+            technical(error),
         ) from error
 
 
@@ -161,6 +166,8 @@ def _place(frames: Sequence[Frame]) -> tuple[Geometry, tuple[int, ...]]:
     top = int(np.argmax(heights))
     spacing = _plane_spacing(np.unique(np.round(heights, 2)), frames[0].thickness)
     indices = (heights - heights[origin]) / spacing
+    if indices.max() > max(_MOST_PLANES, _MOST_PLANES_PER_FRAME * len(frames)):
+        raise GeometryError("The frames of the DICOM segmentation lie absurdly far apart; export it again.")
     places = np.round(indices).astype(int)
     # A tilted gantry shifts the planes: the step follows the frames, not the normal.
     step = (positions[top] - positions[origin]) / places[top] if places[top] else normal * spacing

@@ -18,16 +18,16 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from LiverMarginLib.errors import InputError
+from LiverMarginLib.errors import InputError, technical
 from LiverMarginLib.io import nifti
-from LiverMarginLib.io.detect import FileFormat, readable
+from LiverMarginLib.io.detect import FileFormat
 from LiverMarginLib.io.intensities import interpret, rescaled
 from LiverMarginLib.io.limits import check_memory, check_stored_size
 from LiverMarginLib.io.notes import Notes
+from LiverMarginLib.io.text_headers import StoredVoxels, locate_voxels
 from LiverMarginLib.terminology import Segment
 from LiverMarginLib.volume import Geometry, Modality, Volume
 
-_LONGEST_HEADER = 1 << 20  # a seg.nrrd of a hundred segments has about 60 kB
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -74,8 +74,7 @@ def read_image_header(path: Path, file_format: FileFormat, notes: Notes) -> Imag
     """
     if file_format is FileFormat.NIFTI:
         return _from_nifti(nifti.read_header(path), notes)
-    reader = _reader(path, file_format)
-    return _itk_header(reader, path, file_format, notes)
+    return _itk_header(*_reader(path, file_format), path, file_format, notes)
 
 
 def read_image_array(
@@ -104,8 +103,8 @@ def read_image_array(
         stored = nifti.read_stored(nifti_header, slices)
         n = stored.shape[0]
         return rescaled(stored, [nifti_header.slope] * n, [nifti_header.intercept] * n), image_header
-    reader = _reader(path, file_format)
-    image_header = _itk_header(reader, path, file_format, notes)
+    reader, voxels = _reader(path, file_format)
+    image_header = _itk_header(reader, voxels, path, file_format, notes)
     start, stop, _ = slices.indices(image_header.geometry.shape[0])
     size = list(reader.GetSize())
     index = [0] * len(size)
@@ -119,7 +118,7 @@ def read_image_array(
         raise InputError(
             f"The voxels of '{path.name}' cannot be read; the {file_format} file is truncated or damaged, so copy or "
             "export it again.",
-            str(error),
+            technical(error),
         ) from error
     array = np.asarray(_Pixels(image))
     return array.reshape((stop - start, *array.shape[-2 - (image_header.layers > 1) :])), image_header
@@ -154,22 +153,23 @@ class _Pixels:
         self.__array_interface__ = interface
 
 
-def _reader(path: Path, file_format: FileFormat) -> sitk.ImageFileReader:
+def _reader(path: Path, file_format: FileFormat) -> tuple[sitk.ImageFileReader, StoredVoxels]:
     reader = sitk.ImageFileReader()
     reader.SetImageIO("NrrdImageIO" if file_format is FileFormat.NRRD else "MetaImageIO")
     reader.SetFileName(str(path))
-    with readable(path):
-        path.open("rb").close()
+    voxels = locate_voxels(path, file_format)
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise InputError(
-            f"The {file_format} header of '{path.name}' is damaged; copy or export the image again.", str(error)
+            f"The {file_format} header of '{path.name}' is damaged; copy or export the image again.", technical(error)
         ) from error
-    return reader
+    return reader, voxels
 
 
-def _itk_header(reader: sitk.ImageFileReader, path: Path, file_format: FileFormat, notes: Notes) -> ImageHeader:
+def _itk_header(
+    reader: sitk.ImageFileReader, voxels: StoredVoxels, path: Path, file_format: FileFormat, notes: Notes
+) -> ImageHeader:
     size = reader.GetSize()
     if len(size) not in (2, 3) and math.prod(size[3:]) != 1:
         raise InputError(
@@ -183,7 +183,7 @@ def _itk_header(reader: sitk.ImageFileReader, path: Path, file_format: FileForma
     if voxel_type is None:
         raise InputError(f"'{path.name}' holds complex or otherwise unusual numbers; export it with plain grey values.")
     needed = check_memory((k, j, i, layers), np.dtype(voxel_type).itemsize)
-    _check_data_size(path, needed, file_format)
+    check_stored_size(needed, voxels.size(), voxels.compressed)
     dimension = len(size)
     matrix = np.eye(4)
     directions = np.array(reader.GetDirection()).reshape(dimension, dimension)
@@ -220,18 +220,3 @@ def _fields(reader: sitk.ImageFileReader) -> dict[str, str]:
         with suppress(TypeError, UnicodeError):
             fields[key] = reader.GetMetaData(key)
     return fields
-
-
-def _check_data_size(path: Path, needed: int, file_format: FileFormat) -> None:
-    """Compare the announced voxels with the size of the file; detached data are checked when they are read."""
-    with readable(path), path.open("rb") as file:
-        head = file.read(_LONGEST_HEADER)
-    if file_format is FileFormat.NRRD:
-        detached, compressed, end = rb"^data ?file *:", rb"^encoding:(?! *raw)", rb"\r?\n\r?\n"
-    else:
-        detached, compressed, end = rb"^ElementDataFile *=(?! *LOCAL)", rb"^CompressedData *= *True", rb"LOCAL *\r?\n"
-    header = re.search(end, head)
-    if re.search(detached, head, re.MULTILINE | re.IGNORECASE) or header is None:
-        return
-    deflated = re.search(compressed, head[: header.end()], re.MULTILINE | re.IGNORECASE) is not None
-    check_stored_size(needed, path.stat().st_size - header.end(), deflated)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from LiverMarginLib.errors import InputError
+from LiverMarginLib.errors import InputError, technical
 from LiverMarginLib.events import OnEvent, ignore
 from LiverMarginLib.io.detect import FileFormat
 from LiverMarginLib.io.images import ImageHeader, read_image_array
@@ -142,7 +142,7 @@ def _flatten(array: Array, header: ImageHeader, notes: Notes) -> tuple[Array, tu
         described = slicer_segments(header.fields)
     except ValueError as error:
         raise InputError(
-            "The segments of the seg.nrrd file are described wrongly; save it again.", str(error)
+            "The segments of the seg.nrrd file are described wrongly; save it again.", technical(error)
         ) from error
     if any(layer >= header.layers for layer, _ in described):
         raise InputError("The seg.nrrd file has fewer layers than its segments need; save it again.")

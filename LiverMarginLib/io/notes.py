@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from LiverMarginLib.events import Notice, OnEvent, ignore
+from LiverMarginLib.plain_text import one_line
 
 _logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class Notes:
 
     def add(self, sentence: str) -> None:
         """Keep `sentence` and tell it; it must not carry patient identity."""
+        sentence = one_line(sentence)
         self._sentences.append(sentence)
         _logger.info(sentence)
         self._on_event(Notice(sentence))

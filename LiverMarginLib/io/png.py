@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from LiverMarginLib.errors import InputError
+from LiverMarginLib.errors import InputError, technical
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 # 16384 x 16384 is beyond any slice; a picture that claims more is a decompression bomb.
@@ -115,5 +115,5 @@ def _open(content: bytes, name: str) -> Image.Image:
                 raise InputError(f"{name} claims {picture.width} x {picture.height} pixels; do not trust this file.")
             picture.load()
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise InputError(f"{name} is damaged or not a picture; export it again.", str(error)) from error
+        raise InputError(f"{name} is damaged or not a picture; export it again.", technical(error)) from error
     return picture

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from LiverMarginLib.errors import InputError
+from LiverMarginLib.jsonable import loads
 from LiverMarginLib.terminology import Segment
 from LiverMarginLib.volume import LabelMap
 
@@ -137,8 +138,8 @@ def read_provenance(fields: Mapping[str, str]) -> dict[str, Any]:
     found = re.findall(rf"{re.escape(PROVENANCE_KEY)}:([^|]*)", "|".join(tags))
     for text in [fields.get(PROVENANCE_KEY, ""), *found]:
         try:
-            values = json.loads(text)
-        except (ValueError, RecursionError):
+            values = loads(text)
+        except ValueError:
             continue
         if isinstance(values, dict):
             return values

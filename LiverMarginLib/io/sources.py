@@ -145,7 +145,7 @@ def discover(path: Path, on_event: OnEvent = ignore) -> list[Source]:
 
 
 def _in_folder(folder: Path, on_event: OnEvent) -> list[Source]:
-    files = files_below(folder)
+    files = files_below(folder, on_event)
     if not files:
         raise InputError(f"The folder '{folder.name}' is empty; choose one with images.")
     dicom: list[Path] = []
@@ -184,7 +184,7 @@ def _around_dicom(path: Path, on_event: OnEvent) -> list[Source]:
     if file.kind is not ObjectKind.IMAGE or file.frame_count > 1:
         return [DicomSource(series) for series in scan([path], on_event)]
     with readable(path.parent):
-        siblings = [p for p in sorted(path.parent.iterdir(), key=lambda p: natural_key(p.name)) if p.is_file()]
+        siblings = [p for p in files_below(path.parent, on_event) if p.parent == path.parent]
     images = [p for p in siblings if p == path or _format_or_promise(p) is FileFormat.DICOM]
     return [DicomSource(s) for s in scan(images, on_event) if any(member.path == path for member in s.files)]
 

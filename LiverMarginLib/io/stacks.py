@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from LiverMarginLib.errors import InputError, LiverMarginError
+from LiverMarginLib.errors import InputError, LiverMarginError, technical
 from LiverMarginLib.events import OnEvent, Progress, ignore
 from LiverMarginLib.io.detect import natural_key
 from LiverMarginLib.io.intensities import interpret
@@ -181,7 +181,7 @@ def _opened(path: Path, number: int) -> Iterator[Image.Image]:
     # Pillow raises a dozen unrelated types on damaged files; each means that the picture cannot be used.
     except Exception as error:
         raise InputError(
-            f"Picture {number} cannot be read; it is empty, truncated or damaged, so export it again.", str(error)
+            f"Picture {number} cannot be read; it is empty, truncated or damaged, so export it again.", technical(error)
         ) from error
 
 

@@ -8,6 +8,7 @@ round trip through JSON, and names files, never open objects.
 from __future__ import annotations
 
 import importlib
+import reprlib
 
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.jobs.base import Job, run
@@ -45,7 +46,7 @@ def job_from_dict(values: dict[str, object]) -> Job:
     """
     kind = values.get("job") if isinstance(values, dict) else None
     if not isinstance(kind, str) or kind not in JOB_TYPES:
-        raise InputError(f"There is no job of kind {kind!r}; use one of: {', '.join(sorted(JOB_TYPES))}.")
+        raise InputError(f"There is no job of kind {reprlib.repr(kind)}; use one of: {', '.join(sorted(JOB_TYPES))}.")
     module, _, name = JOB_TYPES[kind].partition(":")
     job_type: type[Job] = getattr(importlib.import_module(module), name)
     return job_type.from_fields({key: value for key, value in values.items() if key != "job"})

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import reprlib
+import sys
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from LiverMarginLib.errors import InputError, LiverMarginError, ResourceError
+from LiverMarginLib.errors import InputError, LiverMarginError, ResourceError, technical
 from LiverMarginLib.events import CancelToken, OnEvent, Result, ignore
 from LiverMarginLib.volume import Modality
 
@@ -38,13 +41,14 @@ class Job:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(fields))
         if unknown:
-            raise InputError(f"A {cls.kind} job has no field {unknown[0]!r}; its fields are: {', '.join(fields)}.")
+            shown = reprlib.repr(unknown[0])
+            raise InputError(f"A {cls.kind} job has no field {shown}; its fields are: {', '.join(fields)}.")
         checked = {}
         for name, value in values.items():
             value = tuple(value) if isinstance(value, list) else value
             if not _fits(value, hints[name]):
                 raise InputError(
-                    f"The field {name!r} of a {cls.kind} job cannot be {value!r}; it must be {hints[name]}."
+                    f"The field {name!r} of a {cls.kind} job cannot be {reprlib.repr(value)}; it must be {hints[name]}."
                 )
             checked[name] = value
         try:
@@ -73,7 +77,7 @@ def _fits(value: object, expected: Any) -> bool:
             _fits(k, arguments[0]) and _fits(v, arguments[1]) for k, v in value.items()
         )
     if expected is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if expected is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, expected)
@@ -123,7 +127,7 @@ def run(job: Job, on_event: OnEvent = ignore, cancel: CancelToken | None = None)
     except MemoryError as error:
         raise ResourceError(
             "The machine's memory is not enough for this volume; close other programs or use a smaller batch.",
-            repr(error),
+            technical(error),
         ) from error
     except OSError as error:
         raise _from_os_error(error) from error
@@ -132,13 +136,13 @@ def run(job: Job, on_event: OnEvent = ignore, cancel: CancelToken | None = None)
 
 
 def _from_os_error(error: OSError) -> LiverMarginError:
-    where = f" ({error.filename})" if error.filename else ""
+    where = f" ({Path(error.filename).name})" if isinstance(error.filename, str) else ""  # folders may name patients
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError(f"The disk is full{where}; free some space and start again.", repr(error))
+        return ResourceError(f"The disk is full{where}; free some space and start again.", technical(error))
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return ResourceError(f"Permission was denied{where}; choose a place you may read and write.", repr(error))
+        return ResourceError(f"Permission was denied{where}; choose a place you may read and write.", technical(error))
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
-        return InputError(f"There is no such file or folder{where}; check the path.", repr(error))
+        return InputError(f"There is no such file or folder{where}; check the path.", technical(error))
     return ResourceError(
-        f"The machine refused{where}: {error.strerror or error}; check the disk and start again.", repr(error)
+        f"The machine refused{where}: {error.strerror or error}; check the disk and start again.", technical(error)
     )

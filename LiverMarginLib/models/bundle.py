@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from LiverMarginLib.errors import BundleError, DependencyError, LiverMarginError, ResourceError
+from LiverMarginLib.errors import BundleError, DependencyError, LiverMarginError, ResourceError, technical
 from LiverMarginLib.models.architectures import Architecture, check_manifest, find_architecture
 from LiverMarginLib.models.card import model_card
 from LiverMarginLib.models.manifest import ONNX_FILE, SAFETENSORS_FILE, WEIGHT_FILES, Manifest
@@ -124,7 +124,7 @@ class Bundle:
         except Exception as error:  # safetensors raises several kinds, all of them for a malformed file
             raise BundleError(
                 f"The weights of the model {self.manifest.name!r} are not a valid safetensors file; get it again.",
-                str(error),
+                technical(error),
             ) from error
         # On the meta device nothing is allocated, so that absurd parameters fail the comparison and not the machine.
         with torch.device("meta"):

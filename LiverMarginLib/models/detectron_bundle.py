@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from LiverMarginLib.errors import BundleError
+from LiverMarginLib.errors import BundleError, technical
 from LiverMarginLib.models.bundle import Bundle, write_bundle
 from LiverMarginLib.models.manifest import ONNX_FILE, SAFETENSORS_FILE, Manifest
 from LiverMarginLib.models.maskrcnn import MaskRCNN
@@ -72,7 +72,7 @@ def save_mask_rcnn(
     except RuntimeError as error:
         raise BundleError(
             "The weights are not those of the Mask R-CNN that the options describe; use the options of its training.",
-            str(error),
+            technical(error),
         ) from error
     state = {
         name: tensor.detach().to(torch.float16 if half and tensor.is_floating_point() else tensor.dtype).contiguous()

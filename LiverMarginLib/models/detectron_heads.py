@@ -18,7 +18,7 @@ from detectron2.modeling.roi_heads import (
 from fvcore.nn import weight_init
 from torch import nn
 
-from LiverMarginLib.errors import DependencyError
+from LiverMarginLib.errors import DependencyError, technical
 from LiverMarginLib.models.maskrcnn_spec import MaskRCNNSpec
 
 
@@ -50,7 +50,7 @@ def add_point_rend(cfg: CfgNode, spec: MaskRCNNSpec) -> None:
         raise DependencyError(
             "This Detectron2 came without PointRend: run scripts/install_detectron2.py again (with --source, the "
             "folder must hold projects/PointRend), or choose a mask of 28, 56 or 112.",
-            str(error),
+            technical(error),
         ) from error
     add_pointrend_config(cfg)
     head = cfg.MODEL.ROI_MASK_HEAD

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from LiverMarginLib.errors import InputError
+from LiverMarginLib.errors import InputError, technical
 from LiverMarginLib.models.detectron_config import DetectronOptions
 
 
@@ -90,10 +90,10 @@ def _read(path: Path) -> dict[str, Any]:
         else:
             values = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except OSError as error:
-        raise InputError(f"{path.name} cannot be read ({error.strerror}); check its name.", str(error)) from error
+        raise InputError(f"{path.name} cannot be read ({error.strerror}); check its name.", technical(error)) from error
     except Exception as error:  # each library has its own for each kind of damage
         raise InputError(
-            f"{path.name} holds no plain weights: it is damaged, or more than arrays of numbers.", str(error)
+            f"{path.name} holds no plain weights: it is damaged, or more than arrays of numbers.", technical(error)
         ) from error
     for key in ("model", "blobs", "state_dict"):
         if isinstance(values, dict) and isinstance(values.get(key), dict):

@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from LiverMarginLib.errors import BundleError
+from LiverMarginLib.jsonable import loads
 from LiverMarginLib.models.json_reader import JsonObject, JsonProblem
 from LiverMarginLib.models.manifest_error import ManifestError
 from LiverMarginLib.models.volumetric_fields import Localiser, Normalisation, NormalisationKind, SpacingUnit
@@ -301,13 +302,13 @@ class Manifest:
             With one sentence, whatever is wrong with it.
         """
         try:
-            root = JsonObject(json.loads(text), "it")
+            root = JsonObject(loads(text), "it")
             # The version comes first: a newer schema may look different in every other respect.
             check_schema_version(root.integer("schema_version"))
             return _read_manifest(root)
         except JsonProblem as problem:
             raise ManifestError(str(problem)) from problem
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise ManifestError("it is not valid JSON") from error
 
 

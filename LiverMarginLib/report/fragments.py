@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from LiverMarginLib.comparison import CaseComparison, Study, median_slices, two_region_slices, worst_slices
-from LiverMarginLib.errors import InputError
+from LiverMarginLib.errors import InputError, technical
 from LiverMarginLib.events import CancelToken
 from LiverMarginLib.io.atomic import atomic_path
+from LiverMarginLib.jsonable import loads
 from LiverMarginLib.report.contours import Outline, SlicePicture, SliceStack
 from LiverMarginLib.report.facts import shown_cases
 from LiverMarginLib.report.margin_histogram import MarginHistogram, count_errors
@@ -213,11 +214,11 @@ def read_fragment(path: Path) -> CaseFragment:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return _fragment(json.loads(arrays["header"].tobytes()), arrays)
+            return _fragment(loads(arrays["header"].tobytes()), arrays)
     except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise InputError(
             f"{path.name} is not a stored part of a report of this version; delete it and compare the case again.",
-            details=f"{type(error).__name__}: {error}",
+            details=technical(error),
         ) from error
 
 

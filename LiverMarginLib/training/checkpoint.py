@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from LiverMarginLib.errors import InputError, ResourceError
+from LiverMarginLib.errors import InputError, ResourceError, technical
 from LiverMarginLib.training.files import write_atomically
 
 CHECKPOINT = "checkpoint.pt"
@@ -55,7 +55,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     except Exception as error:  # torch raises a different one for each kind of damage
         raise InputError(
             f"The checkpoint {CHECKPOINT} is damaged and cannot be resumed; start the training again in a new folder.",
-            str(error),
+            technical(error),
         ) from error
     if not isinstance(state, dict) or state.get("schema") != _SCHEMA:
         raise InputError(

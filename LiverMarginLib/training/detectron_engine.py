@@ -18,7 +18,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from LiverMarginLib.errors import InputError, ResourceError
+from LiverMarginLib.errors import InputError, ResourceError, technical
 from LiverMarginLib.training.config import OptimiserKind, ScheduleConfig, TrainConfig
 from LiverMarginLib.training.detectron_task import DetectronTask
 from LiverMarginLib.training.distributed import Group
@@ -90,7 +90,7 @@ class DetectronEngine(Engine):
                 raise InputError(
                     f"The loss is no longer a number at step {step}; lower the learning rate and start again, or "
                     "resume from the checkpoint.",
-                    str(error),
+                    technical(error),
                 ) from error
         if self._average is not None:
             update_average(self._average, self.model, self._config, step)

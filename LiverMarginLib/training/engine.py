@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from LiverMarginLib.errors import ResourceError
+from LiverMarginLib.errors import ResourceError, technical
 from LiverMarginLib.inference.memory import is_out_of_memory
 from LiverMarginLib.training.config import OptimiserConfig, Precision, ScheduleConfig, TrainConfig
 from LiverMarginLib.training.distributed import Group
@@ -159,7 +159,7 @@ class Engine:
             raise ResourceError(
                 f"The device has too little memory for batches of {self._batch}; choose a smaller batch or size, and "
                 "resume or start again.",
-                str(error),
+                technical(error),
             ) from error
 
     def _mixed(self) -> AbstractContextManager[None]:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 import LiverMarginLib.phantom
-from LiverMarginLib.errors import InputError, ResourceError
+from LiverMarginLib.errors import InputError, ResourceError, technical
 from LiverMarginLib.events import CancelToken, OnEvent, Progress, ignore
 from LiverMarginLib.inference.devices import available_threads
 from LiverMarginLib.io.atomic import atomic_path
@@ -93,7 +93,7 @@ class PhantomStore:
         except (OSError, ValueError) as error:
             raise InputError(
                 "A phantom is missing from the cache or damaged; delete the folder of phantoms and start again.",
-                str(error),
+                technical(error),
             ) from error
         return image, labels
 
@@ -143,7 +143,8 @@ class PhantomStore:
                     on_event(Progress(done, len(self._seeds), "phantoms"))
         except BrokenProcessPool as error:
             raise ResourceError(
-                "A process that makes phantoms ended; there may be too little memory for so many at once.", str(error)
+                "A process that makes phantoms ended; there may be too little memory for so many at once.",
+                technical(error),
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

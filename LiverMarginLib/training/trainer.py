@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from LiverMarginLib.errors import InputError, LiverMarginError, ResourceError
+from LiverMarginLib.errors import InputError, LiverMarginError, ResourceError, technical
 from LiverMarginLib.events import CancelToken, Metric, Notice, OnEvent, Progress, ignore
 from LiverMarginLib.inference.devices import available_threads
 from LiverMarginLib.training import checkpoint, curves
@@ -495,7 +495,7 @@ def _next(batches: BatchLoader) -> tuple[Batch | None, LiverMarginError | None]:
         return None, error
     except Exception as error:  # a fault of the source; the training is saved before it is shown
         _LOG.exception("reading a batch failed")
-        return None, ResourceError("A slice could not be read; check the data and resume.", repr(error))
+        return None, ResourceError("A slice could not be read; check the data and resume.", technical(error))
 
 
 def _workers(wanted: int | None, device: torch.device, group: Group) -> int:

@@ -25,7 +25,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from LiverMarginLib.errors import Cancelled, GeometryError, InputError, LiverMarginError, ResourceError
+from LiverMarginLib.errors import Cancelled, GeometryError, InputError, LiverMarginError
 from LiverMarginLib.events import Notice, Progress
 from LiverMarginLib.io.readers import list_images, read_source_headers, read_volume
 from LiverMarginLib.volume import IntensityKind, Modality
@@ -365,13 +365,13 @@ def test_a_header_that_announces_a_monstrous_image_is_refused_at_once(tmp_path):
     path = save(dataset, tmp_path / "huge.dcm")
     refusal(path, LiverMarginError)
     endless = ct_slice(stored_ct()[0], NumberOfFrames=2_000_000_000)
-    refusal(save(endless, tmp_path / "endless.dcm"), GeometryError)
+    assert "far more pixels" in refusal(save(endless, tmp_path / "endless.dcm"))
     many = ct_slice(stored_ct()[0], Rows=65535, Columns=65535)
     for k in range(60):
         many.ImagePositionPatient = [0, 0, float(k)]
         many.SOPInstanceUID = generate_uid()
         save(many, tmp_path / "many" / f"{k}.dcm")
-    assert "memory" in refusal(tmp_path / "many", ResourceError)
+    assert "None of the DICOM files can be read" in refusal(tmp_path / "many")
 
 
 def test_a_ct_of_nothing_but_air_is_refused(tmp_path):
