@@ -72,6 +72,16 @@ class Notice(Event):
 
 
 @dataclass(frozen=True)
+class CaseEnded(Event):
+    """One case of a batch has ended; `values` is its row of the table."""
+
+    name = "case"
+    case: str
+    status: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Result(Event):
     """The job has ended well; `values` is what it produced."""
 
@@ -90,7 +100,7 @@ class Failure(Event):
 
 
 EVENT_TYPES: Mapping[str, type[Event]] = {
-    event.name: event for event in (Progress, SliceReady, Metric, Notice, Result, Failure)
+    event.name: event for event in (Progress, SliceReady, Metric, Notice, CaseEnded, Result, Failure)
 }
 
 OnEvent = Callable[[Event], None]

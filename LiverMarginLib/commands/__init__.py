@@ -9,6 +9,7 @@ from __future__ import annotations
 COMMANDS = {
     "info": "what a file or folder holds: images, series, geometry",
     "segment": "find the liver in a CT or MR volume",
+    "batch": "segment a cohort: resumes, one bad case stops nothing, one result table",
     "compare": "measure segmentations against a reference, slice by slice",
     "export": "write a segmentation in other formats (seg.nrrd, NIfTI, DICOM SEG, STL, ...)",
     "denoise": "denoise a CT with DnCNN-SR into a new image",

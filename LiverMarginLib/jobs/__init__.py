@@ -19,6 +19,11 @@ __all__ = ["JOB_TYPES", "Job", "job_from_dict", "run"]
 JOB_TYPES = {
     "segment": "LiverMarginLib.jobs.segment:SegmentJob",
     "compare": "LiverMarginLib.jobs.compare:CompareJob",
+    "batch": "LiverMarginLib.jobs.batch:BatchJob",
+    "batch-merge": "LiverMarginLib.jobs.batch:MergeBatchJob",
+    "batch-read": "LiverMarginLib.batch.stages:ReadJob",
+    "batch-segment": "LiverMarginLib.batch.stages:ComputeJob",
+    "batch-finish": "LiverMarginLib.batch.stages:FinishJob",
     "export": "LiverMarginLib.jobs.export:ExportJob",
     "phantom": "LiverMarginLib.jobs.phantom:PhantomJob",
     "denoise": "LiverMarginLib.jobs.denoise:DenoiseJob",

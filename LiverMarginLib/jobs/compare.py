@@ -112,7 +112,7 @@ class CompareJob(Job):
         if self.image is None:
             return None
         path = Path(self.image)
-        return _patient_files(path).get(patient, path)
+        return patient_files(path).get(patient, path)
 
     def _report(self, study: Study, store: _Store, on_event: OnEvent, cancel: CancelToken) -> list[Path]:
         """Write the page and the pages that are wanted."""
@@ -140,7 +140,7 @@ class CompareJob(Job):
         if not reference.exists():
             raise InputError(f"There is no {reference.name}; check the path of the reference.")
         named = {"": reference, **{name: Path(path) for name, path in self.predictions.items()}}
-        files = {name: _patient_files(path) for name, path in named.items()}
+        files = {name: patient_files(path) for name, path in named.items()}
         if not files[""]:
             return {"case": named}
         for name, found in files.items():
@@ -161,7 +161,7 @@ class CompareJob(Job):
         return {patient: {name: found[patient] for name, found in files.items()} for patient in common}
 
 
-def _patient_files(folder: Path) -> dict[str, Path]:
+def patient_files(folder: Path) -> dict[str, Path]:
     """Label map files of a folder by name without suffix; empty if it is no folder of patients."""
     if not folder.is_dir():
         return {}
@@ -197,10 +197,12 @@ class _Loader:
     def labels(self, files: Mapping[str, Path]) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]] | None]:
         """Return the label values that the job's names mean, looked up in the first patient."""
         reference, predictions = self.load(files)
-        chosen = _resolve(reference, self._job.label)
+        chosen = resolve_labels(reference, self._job.label)
         if self._job.prediction_label is None:
             return chosen, None
-        return chosen, {name: _resolve(labels, self._job.prediction_label) for name, labels in predictions.items()}
+        return chosen, {
+            name: resolve_labels(labels, self._job.prediction_label) for name, labels in predictions.items()
+        }
 
     def draw(self, case: CaseComparison, folder: Path) -> CaseFragment | None:
         """Draw every model's worst and median slices, and its surface if that is wanted.
@@ -235,7 +237,8 @@ class _Loader:
             return None
 
 
-def _resolve(labels: LabelMap, wanted: str | None) -> tuple[int, ...]:
+def resolve_labels(labels: LabelMap, wanted: str | None) -> tuple[int, ...]:
+    """Label values that a name, a value or several separated by commas mean; None for the only one."""
     from LiverMarginLib.io.readers import resolve_label
 
     if wanted is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import LiverMarginLib
 from LiverMarginLib.comparison import Study
 from LiverMarginLib.events import CancelToken
 from LiverMarginLib.io.atomic import atomic_path
@@ -11,7 +13,6 @@ from LiverMarginLib.report.colours import model_styles
 from LiverMarginLib.report.fragments import FragmentOf, collect
 from LiverMarginLib.report.markup import Html, tag
 from LiverMarginLib.report.numbers import listing
-from LiverMarginLib.report.provenance import software
 from LiverMarginLib.report.sections import (
     definitions_section,
     margin_section,
@@ -77,11 +78,32 @@ def report_html(study: Study, fragment_of: FragmentOf, *, title: str = "", cance
     shown = [(name, heading, content) for name, heading, content in sections if content is not None]
     nav = tag("nav", *(tag("a", heading, href=f"#{name}") for name, heading, _ in shown), aria_label="Sections")
     summary = tag("div", *(tag("p", sentence) for sentence in summary_sentences(study)), class_="summary")
+    return html_document(
+        title,
+        [
+            tag("header", tag("h1", title), summary, nav),
+            tag("main", *(tag("section", tag("h2", heading), content, id=name) for name, heading, content in shown)),
+        ],
+        switches_css(len(styles)),
+    )
+
+
+def html_document(title: str, parts: Sequence[Html], css: str = "") -> str:
+    """A whole page that needs no other file.
+
+    Parameters
+    ----------
+    title : str
+        Must not identify a patient.
+    parts : sequence of Html
+        Of the body, before the footer.
+    css : str
+        Besides the common style.
+    """
     body = tag(
         "body",
-        tag("header", tag("h1", title), summary, nav),
-        tag("main", *(tag("section", tag("h2", heading), content, id=name) for name, heading, content in shown)),
-        tag("footer", tag("p", f"Made by LiverMargin {software()['LiverMargin']}. {_NO_DIAGNOSIS}")),
+        *parts,
+        tag("footer", tag("p", f"Made by LiverMargin {LiverMarginLib.__version__}. {_NO_DIAGNOSIS}")),
         tag("script", Html(SCRIPT)),
     )
     head = tag(
@@ -96,7 +118,7 @@ def report_html(study: Study, fragment_of: FragmentOf, *, title: str = "", cance
             content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'",
         ),
         tag("title", title),
-        tag("style", Html(CSS + switches_css(len(styles)))),
+        tag("style", Html(CSS + css)),
     )
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
 
