@@ -12,7 +12,7 @@ from pathlib import Path
 from LiverMarginLib.batch.plan import Left
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import OnEvent, ignore
-from LiverMarginLib.io.detect import FileFormat, expected_format, files_below, sniff
+from LiverMarginLib.io.detect import FileFormat, expected_format, files_below, natural_key, sniff
 from LiverMarginLib.io.dicom_headers import ObjectKind, Series
 from LiverMarginLib.io.sources import DicomSource, FileSource, ImageInfo, Source, StackSource, describe, discover
 from LiverMarginLib.models.manifest import Manifest
@@ -138,7 +138,11 @@ def find_cases(root: Path, choice: Choice, on_event: OnEvent = ignore) -> tuple[
         elif isinstance(source, StackSource):
             left.append(Left(source.files[0].parent, f"{source.format} pictures", "pictures have no Hounsfield units"))
     cases += _unreadable(base, root, sources)
-    return sorted(cases, key=lambda case: case.place), sorted(left, key=lambda image: str(image.path))
+    return sorted(cases, key=_order), sorted(left, key=lambda image: natural_key(str(image.path)))
+
+
+def _order(case: Found) -> tuple[object, ...]:
+    return natural_key(str(case.path)), case.place
 
 
 def _place(base: Path, path: Path, uid: str = "") -> str:

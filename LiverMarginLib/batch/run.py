@@ -260,6 +260,10 @@ def _find(job: BatchJob, choice: Choice, on_event: OnEvent) -> tuple[list[Found]
         # Two inputs may hold the same names below them.
         cases += [dataclasses.replace(case, place=f"{number}|{case.place}") for case in found]
         left += others
+    # Results of an earlier run may lie below the folder that is searched.
+    own = Path(job.folder).absolute() if job.folder else None
+    cases = [case for case in cases if own is None or not case.path.absolute().is_relative_to(own)]
+    left = [image for image in left if own is None or not image.path.absolute().is_relative_to(own)]
     unique: dict[tuple[Path, tuple[str, ...]], Found] = {}
     for case in cases:
         same = (case.path.absolute(), case.files)

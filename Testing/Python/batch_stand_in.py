@@ -14,7 +14,8 @@ from pathlib import Path
 
 
 def tell(**event: object) -> None:
-    print(json.dumps(event), flush=True)
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
 
 
 def behave(job: dict) -> None:
@@ -33,7 +34,7 @@ def behave(job: dict) -> None:
         time.sleep(600)
         del ballast
     elif word == "babble":
-        print("Segmentation fault? no, a library that prints", flush=True)
+        sys.stdout.write("a library that prints\n")
     elif word == "full":
         tell(event="error", kind="resource", message="The disk is full; free some space.", details="")
         raise StopIteration

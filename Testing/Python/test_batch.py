@@ -135,7 +135,7 @@ def test_the_summary_shows_every_case_and_loads_nothing(ran):
 
 
 def test_nothing_that_is_written_names_the_patient(ran):
-    secrets = [PATIENT, "Mustermann", "19640812", SECRET, "Doe", "ID-4711", "ACC-0815", str(ran.folder.parent)]
+    secrets = [PATIENT, "Mustermann", "19640812", SECRET, "ID-4711", "ACC-0815", str(ran.folder.parent)]
     looked = 0
     for path in ran.output.rglob("*"):
         assert not any(secret in path.name for secret in secrets)
@@ -160,13 +160,16 @@ def test_a_second_run_computes_nothing_that_is_there(ran, capsys):
 
 
 def test_a_plan_names_cases_and_reasons_and_writes_nothing(cohort, tmp_path, capsys):
-    assert main(
-        ["batch", str(cohort.folder.parent), "-o", str(tmp_path / "o"), "-m", str(cohort.model), "--dry-run", "--json"]
-    ) == 0  # fmt: skip
+    shutil.copytree(cohort.folder.parent, tmp_path / "all")
+    output = tmp_path / "all/out"
+    before = sorted(output.rglob("*"))
+    words = ["batch", str(tmp_path / "all"), "-o", str(output), "-m", str(cohort.model), "--dry-run", "--json"]
+    assert main(words) == 0
     values = json.loads(capsys.readouterr().out)
-    assert len(values["cases"]) == 4 and not (tmp_path / "o").exists()
+    assert len(values["cases"]) == 4
     assert [image["reason"] for image in values["left_out"]] == ["a segmentation"]
     assert len(values["rules"]) > 3
+    assert sorted(output.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

@@ -30,15 +30,9 @@ def stand_in(monkeypatch):
     started = []
 
     def start(self):
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-S", "-E", batch_stand_in.__file__],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )  # fmt: skip
-        )
+        program = [sys.executable, "-S", "-E", batch_stand_in.__file__]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        started.append(subprocess.Popen(program, start_new_session=True, **pipes))
         return started[-1]
 
     monkeypatch.setattr(processes.Launch, "start", start)
