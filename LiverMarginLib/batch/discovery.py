@@ -150,7 +150,8 @@ def _place(base: Path, path: Path, uid: str = "") -> str:
 
 
 def _facts(info: ImageInfo) -> str:
-    return info.summary.removeprefix(": ")
+    """What an image is, without the name that stands beside it."""
+    return info.summary.removeprefix(": ").replace(f", '{info.path.name}'", "")
 
 
 def _series(base: Path, found: list[Series], choice: Choice) -> tuple[list[Found], list[Left]]:

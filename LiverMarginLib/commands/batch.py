@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 from typing import Any
 
 from LiverMarginLib.commands.terminal import Terminal
@@ -125,29 +127,39 @@ def _tell(event: Event, terminal: Terminal) -> None:
 
 
 def _print_cases(values: dict[str, Any], terminal: Terminal) -> None:
+    from LiverMarginLib.report.numbers import count
+
     rows = values["cases"]
     shown = {"case": "case", "status": "status", "volume_ml": "volume (ml)", "confidence": "confidence",
              "dice": "Dice", "boundary_iou": "Boundary IoU", "hd95_mm": "HD95 (mm)", "seconds": "time (s)"}  # fmt: skip
     shown = {key: title for key, title in shown.items() if any(row[key] != "" for row in rows)}
     counted = ", ".join(f"{n} {status}" for status, n in values["counts"].items() if n)
     terminal.table(
-        f"{len(rows)} cases: {counted}; {values['computed']} computed now",
+        f"{count(len(rows), 'case')}: {counted}; {values['computed']} computed now",
         tuple(shown.values()),
         [tuple(row[key] for key in shown) for row in rows],
     )
 
 
 def _print_plan(values: dict[str, Any], terminal: Terminal) -> None:
+    from LiverMarginLib.report.numbers import count
+
     if not terminal.as_json:
         for rule in values["rules"]:
             terminal.note(f"* {rule}")
+    entries = [*values["cases"], *values["left_out"]]
+    base = os.path.commonpath([Path(entry["image"]).parent for entry in entries])
+
+    def short(entry: dict[str, str]) -> str:
+        return os.path.relpath(entry["image"], base)
+
     terminal.table(
-        f"{len(values['cases'])} cases",
+        f"{count(len(values['cases']), 'case')} below {base}",
         ("case", "image", "what", "reference", "state"),
         [
             (
                 case["case"],
-                case["image"],
+                short(case),
                 case["what"],
                 "yes" if case["reference"] else "",
                 case["problem"] or ("has a record" if case["has_record"] else "new"),
@@ -155,8 +167,9 @@ def _print_plan(values: dict[str, Any], terminal: Terminal) -> None:
             for case in values["cases"]
         ],
     )
-    terminal.table(
-        f"{len(values['left_out'])} images left out",
-        ("image", "what", "why"),
-        [(image["image"], image["what"], image["reason"]) for image in values["left_out"]],
-    )
+    if values["left_out"]:
+        terminal.table(
+            f"{count(len(values['left_out']), 'image')} left out",
+            ("image", "what", "why"),
+            [(short(image), image["what"], image["reason"]) for image in values["left_out"]],
+        )
