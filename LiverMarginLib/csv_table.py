@@ -25,8 +25,8 @@ def write_rows(stream: TextIO, rows: Iterable[Iterable[Any]]) -> None:
     stream : text stream
         Opened with ``newline=""``.
     rows : iterable of iterable
-        None and undefined numbers become empty cells, infinite ones ``inf``, truth values 0 and 1. A text is one line, with an
-        apostrophe before whatever a spreadsheet would run as a formula.
+        None and undefined numbers become empty cells, infinite ones ``inf``, truth values 0 and 1. A text is one line,
+        with an apostrophe before whatever a spreadsheet would run as a formula.
     """
     csv.writer(stream, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
 

@@ -343,11 +343,11 @@ def test_an_output_folder_that_is_taken_away_is_one_sentence(one):
 def test_a_gpu_without_memory_gives_way_to_the_cpu(one, monkeypatch, tiny_model):
     from model_tools import Fake
 
-    from LiverMarginLib.inference import segmenter, warm
+    from LiverMarginLib.inference import model, slicewise, warm
 
     monkeypatch.setattr(warm, "_kept", [])
-    monkeypatch.setattr(warm, "load_segmenter", lambda *_, **__: Fake(holds=0, device="cuda"))
-    monkeypatch.setattr(segmenter, "load_segmenter", lambda *_, **__: Fake())
+    monkeypatch.setattr(model, "load_segmenter", lambda *_, **__: Fake(holds=0, device="cuda"))
+    monkeypatch.setattr(slicewise, "load_segmenter", lambda *_, **__: Fake())
     key = one.read()["key"]
     one.compute()
     one.finish(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -87,10 +88,8 @@ def test_a_header_of_a_billion_billion_voxels_is_refused_before_memory_is_taken(
     for path in paths:
         for read in (read_volume, read_labels, list_images):
             if read is list_images:
-                try:
+                with contextlib.suppress(LiverMarginError):
                     assert list_images(path)[0].problem
-                except LiverMarginError:
-                    pass
             else:
                 refusal(read, path)
 
@@ -150,7 +149,7 @@ def test_links_out_of_a_folder_are_told_and_not_followed(tmp_path):
     (folder / "more.dcm").symlink_to(secret / "IM0.dcm")
     (folder / "own.dcm").symlink_to(folder / "IM0.dcm")
     told = []
-    with pytest.raises(InputError, match="holds no image|is empty"):
+    with pytest.raises(InputError, match=r"holds no image|is empty"):
         (tmp_path / "only").mkdir()
         (tmp_path / "only" / "a.dcm").symlink_to(secret / "IM0.dcm")
         read_volume(tmp_path / "only")

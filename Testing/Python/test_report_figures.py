@@ -21,8 +21,8 @@ from LiverMarginLib.report.contours import contour_figure, outline
 from LiverMarginLib.report.curves import curves_figure
 from LiverMarginLib.report.embed import figure_svg
 from LiverMarginLib.report.gallery import _path
-from LiverMarginLib.report.margin_histogram import count_errors, histogram_figure
 from LiverMarginLib.report.margin_colours import NAME, STEPS
+from LiverMarginLib.report.margin_histogram import count_errors, histogram_figure
 from LiverMarginLib.report.margin_map import ANGLES, MarginMap, colour_limit, margin_map_figure, unroll
 from LiverMarginLib.report.paper import table_figure, write_pdf
 from LiverMarginLib.report.pictures import slice_stack
