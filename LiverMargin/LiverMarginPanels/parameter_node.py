@@ -30,7 +30,7 @@ class LiverMarginParameterNode:
     trainData, trainLabel, trainPhantoms, trainModel, trainProfile, trainModality, trainDevice, trainEpochs, trainName,
     trainFolder
         See `TrainSettings`.
-    writeSegNrrd, writeNifti, writeNrrd, writeDicom, writeStl, writeObj, writePly
+    writeSegNrrd, writeNifti, writeNrrd, writeDicom, writeStl, writeObj, writePly, writeKitti, writeReport
         In which formats.
     compareReference, compareOrgan, compareFolder
         Reference of the Compare panel, which part of it, and where tables are kept.
@@ -62,6 +62,8 @@ class LiverMarginParameterNode:
     writeStl: bool = False
     writeObj: bool = False
     writePly: bool = False
+    writeKitti: bool = False
+    writeReport: bool = False
 
     trainData: pathlib.Path
     trainLabel: str = ""

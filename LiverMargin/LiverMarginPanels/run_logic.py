@@ -99,6 +99,10 @@ class RunLogic(Generic[Found]):
         """Make of the job's result what the user gets."""
         raise NotImplementedError
 
+    def _go_on(self, values: Mapping[str, Any]) -> bool:
+        """Start the next job of this run with what the last one gave; return whether there is one."""
+        return False
+
     def _undo(self) -> None:
         """Take back what the run has done to the scene; there is no result."""
 
@@ -158,15 +162,20 @@ class RunLogic(Generic[Found]):
         found: Found | None = None
         try:
             if isinstance(outcome, Result):
+                if self._go_on(outcome.values):
+                    return
                 found = self._take(outcome.values)
         except LiverMarginError as error:
             outcome = Failure(error.kind, error.message, error.details)
         except (OSError, ValueError, KeyError) as error:
             outcome = Failure("resource", "What the worker produced could not be read; start again.", repr(error))
-        finally:
-            if found is None:
-                self._undo()
+        except BaseException:
+            self._undo()
             self._clean()
+            raise
+        if found is None:
+            self._undo()
+        self._clean()
         if found is not None:
             self.succeeded.emit(found)
         elif isinstance(outcome, Failure):

@@ -14,6 +14,7 @@ from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import Event, Metric
 from LiverMarginLib.jobs.dataset import CheckDatasetJob
 from LiverMarginLib.jobs.train import TrainJob
+from LiverMarginPanels.file_names import check_file_name
 from LiverMarginPanels.run_logic import RunLogic, Step
 from LiverMarginPanels.signals import Signal
 from LiverMarginPanels.worker_client import Command, WorkerClient
@@ -85,8 +86,7 @@ class TrainSettings:
         InputError
             If the name cannot be that of a folder, or is that of a model which did not come from here.
         """
-        if not self.name.strip(" .") or Path(self.name).name != self.name or "\\" in self.name:
-            raise InputError(f"The name {self.name!r} cannot be that of a folder; use letters and digits.")
+        check_file_name(self.name)
         if self.bundle.exists() and not self.resumes:
             raise InputError(f"There is a model {self.name!r} already; choose another name.")
         settings = {"device": self.device, **({"epochs": str(self.epochs)} if self.epochs else {})}

@@ -15,10 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         action="append",
         required=True,
-        help="file to write (.seg.nrrd, .nii.gz, .dcm, .stl, ...); repeatable",
+        help="file to write (.seg.nrrd, .nii.gz, .dcm, .stl, ...; .zip for KITTI 1.0); repeatable",
     )
     parser.add_argument("--label", action="append", default=[], help="label value or segment name to keep; repeatable")
     parser.add_argument("--source", help="DICOM series that a DICOM SEG must reference")
+    parser.add_argument("--image", help="CT or MR whose slices KITTI holds beside the masks")
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -31,6 +32,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             outputs=tuple(options.output),
             labels=tuple(options.label),
             source=options.source,
+            image=options.image,
         )
     )
     terminal.result(result, [f"written: {path}" for path in result["outputs"]])

@@ -73,6 +73,19 @@ def check_output(path: Path | str, *, source: Source | None = None) -> None:
     path = Path(path)
     if _suffix(path) == ".dcm" and (source is None or (isinstance(source, Path) and _is_other_image(source))):
         raise InputError("A DICOM SEG refers to a DICOM series, and the input is none; choose another format for it.")
+    check_place(path)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a file that cannot be written where it is asked for.
+
+    Raises
+    ------
+    InputError
+        If there is a folder in the file's place, or a file in its folder's.
+    ResourceError
+        If the file's folder must not be written to.
+    """
     if path.is_dir():
         raise InputError(f"{path.name} is a folder; give the name of a file to write.")
     folder = next(parent for parent in path.absolute().parents if parent.exists())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shutil
 import types
 from pathlib import Path
@@ -26,6 +27,7 @@ from LiverMarginLib.io.readers import read_labels
 from LiverMarginLib.io.writers import formats
 from LiverMarginLib.jobs import run
 from LiverMarginLib.jobs.diagnose import DiagnoseJob
+from LiverMarginLib.jobs.export import KITTI
 
 pytestmark = pytest.mark.slicer
 UI = REPOSITORY / "LiverMargin" / "Resources" / "UI"
@@ -64,7 +66,7 @@ def segment_panel(stage: Stage, **parameters):
     logic = SegmentationQueue(SegmentationLogic(stage.client, stage.clock.later, stage.clock, stage.runs))
     panel = stage.panel("Segment", logic, lambda: COMMAND, lambda: "", lambda: None)
     values = {
-        "inputVolume": add_volume(stage.scene, geometry("LPS")), "modality": "CT", "models": [], "denoiser": "",
+        "inputVolume": add_volume(stage.scene, geometry("LPS")), "modality": "CT", "models": [], "ownModels": [], "denoiser": "",
         "device": "auto", "outputSegmentation": None, "allSlices": True,
         "firstSlice": 0, "lastSlice": 0, "allowMismatch": False,
         "followSlices": True,
@@ -233,12 +235,13 @@ def export_parameters(stage: Stage, tmp_path, **parameters) -> Parameters:
     node = mrml.labels_to_node(example(geometry("oblique")), add_volume(stage.scene, geometry("oblique")), "r")
     fields = dict.fromkeys(importlib.import_module("LiverMarginPanels.export_panel").FORMATS.values(), False)
     values = {"exportSegmentation": node, "exportFolder": tmp_path / "out", "exportName": "liver"}
+    values |= {"compareReference": None, "compareOrgan": ""}
     return Parameters(**(values | fields | parameters))
 
 
 def test_the_export_panel_offers_what_the_library_writes(stage):
     offered = importlib.import_module("LiverMarginPanels.export_panel").FORMATS
-    assert set(offered) <= set(formats())
+    assert set(offered) <= {*formats(), KITTI, ".html"}
 
 
 def test_the_export_panel_writes_what_is_ticked_and_lists_it(stage, tmp_path):
@@ -255,9 +258,8 @@ def test_the_export_panel_writes_what_is_ticked_and_lists_it(stage, tmp_path):
     stage.process.say(READY, Progress(0, 1, "write").to_dict(), Result({"outputs": [str(target)]}).to_dict())
     stage.process.ended.emit(0, False)
     assert panel.ui.resultBox.visible
-    assert [item.data(0) for item in panel.ui.writtenList.items] == ["liver.nii.gz"]
-    panel.ui.writtenList.emit("itemDoubleClicked(QListWidgetItem*)", panel.ui.writtenList.items[0])
-    assert stage.seen.urls == [str(tmp_path / "out")]
+    links = re.findall(r'href="([^"]+)">([^<]+)<', panel.ui.writtenLabel.text)
+    assert links == [((tmp_path / "out").as_uri(), "Open the folder"), (target.as_uri(), "liver.nii.gz")]
 
 
 def test_the_export_panel_asks_before_it_replaces_files_and_says_what_failed(stage, tmp_path, monkeypatch):
