@@ -16,7 +16,14 @@ from LiverMarginLib.plain_text import one_line
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
 
-STAGES = {"read": "Reading", "write": "Writing", "compare": "Comparing", "phantom": "Phantom", "train": "Training"}
+STAGES = {
+    "read": "Reading",
+    "write": "Writing",
+    "compare": "Comparing",
+    "phantom": "Phantom",
+    "train": "Training",
+    "surface": "Surfaces",
+}
 
 
 class Terminal:

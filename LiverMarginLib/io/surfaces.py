@@ -8,17 +8,11 @@ the volume of the voxels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage, sparse
-from vtkmodules.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray, vtk_to_numpy
-from vtkmodules.vtkCommonCore import vtkPoints
-from vtkmodules.vtkCommonDataModel import vtkCellArray, vtkImageData, vtkPolyData
+from vtkmodules.util.numpy_support import numpy_to_vtk
+from vtkmodules.vtkCommonDataModel import vtkImageData, vtkPolyData
 from vtkmodules.vtkFiltersCore import (
     vtkDecimatePro,
     vtkFlyingEdges3D,
@@ -27,11 +21,17 @@ from vtkmodules.vtkFiltersCore import (
 )
 
 from LiverMarginLib.errors import InputError
-from LiverMarginLib.io.atomic import atomic_path
+from LiverMarginLib.io.surface_arrays import (
+    Faces,
+    enclosed_volume,
+    face_normals,
+    polydata,
+    tetrahedra,
+    triangle_arrays,
+)
+from LiverMarginLib.io.surface_checks import check_surface
+from LiverMarginLib.io.untangling import relaxed, untangled
 from LiverMarginLib.volume import FloatMatrix, Geometry
-
-Faces = npt.NDArray[np.int64]
-Points32 = npt.NDArray[np.float32]
 
 _PADDING = 2
 # Interpolating between slices multiplies the voxels; above this many the surface is left coarser instead.
@@ -42,44 +42,13 @@ _VOLUME_TOLERANCE = 1e-4
 _VOLUME_STEPS = 10
 
 
-class Space(StrEnum):
-    """Axes of a surface file's coordinates."""
-
-    LPS = "LPS"
-    RAS = "RAS"
-
-
-@dataclass(frozen=True)
-class SurfaceCheck:
-    """Whether triangles form closed surfaces.
-
-    Parameters
-    ----------
-    triangles : int
-    open_edges : int
-        Edges with one face, the rim of a hole.
-    crowded_edges : int
-        Edges with more than two faces.
-    inconsistent_edges : int
-        Edges whose two faces do not agree on which side is outside.
-    degenerate_faces : int
-        Faces without an area.
-    """
-
-    triangles: int
-    open_edges: int
-    crowded_edges: int
-    inconsistent_edges: int
-    degenerate_faces: int
-
-    @property
-    def closed(self) -> bool:
-        """Whether every edge joins exactly two faces that agree on the outside."""
-        return self.triangles > 0 and not (self.open_edges or self.crowded_edges or self.inconsistent_edges)
-
-
 def closed_surface(
-    mask: npt.NDArray[np.bool_], geometry: Geometry, *, smoothing: float = 0.6, max_triangles: int | None = None
+    mask: npt.NDArray[np.bool_],
+    geometry: Geometry,
+    *,
+    smoothing: float = 0.6,
+    max_triangles: int | None = None,
+    untangle: bool = False,
 ) -> vtkPolyData:
     """Build the closed surface of a mask.
 
@@ -96,6 +65,9 @@ def closed_surface(
         along any axis of the image.
     max_triangles : int, optional
         Simplify to about this number.
+    untangle : bool
+        Take back what a step did where it made triangles cut through each other: smoothing where two sheets lie close
+        together, above all. Takes some seconds for a large organ.
 
     Returns
     -------
@@ -118,11 +90,15 @@ def closed_surface(
         raise InputError("The segment has no voxels, so it has no surface; leave it out or segment it first.")
 
     field, spacing = _level_field(mask[box[0]], geometry.spacing)
-    surface = _smooth(_zero_level(field, spacing), smoothing, geometry.spacing)
-    if max_triangles is not None and surface.GetNumberOfPolys() > max_triangles:
+    surface = _smooth(_zero_level(field, spacing), smoothing, geometry.spacing, untangle)
+    decimated = max_triangles is not None and surface.GetNumberOfPolys() > max_triangles
+    if max_triangles is not None and decimated:
         surface = _simplify(surface, max_triangles)
-    points, faces = _arrays(surface)
-    points = _restore_volume(points, faces, float(np.count_nonzero(mask) * np.prod(geometry.spacing)))
+    points, faces = triangle_arrays(surface)
+    if untangle and decimated:
+        points = relaxed(points, faces)
+    restored = _restore_volume(points, faces, float(np.count_nonzero(mask) * np.prod(geometry.spacing)))
+    points = untangled(points, restored, faces) if untangle else restored
 
     start = np.array([axis.start for axis in box[0]])[::-1]
     index = points / np.array(geometry.spacing[::-1]) + (start - _PADDING)
@@ -134,87 +110,7 @@ def closed_surface(
 
 def surface_volume_ml(surface: vtkPolyData) -> float:
     """Volume in millilitres that a closed surface in mm encloses; negative if its normals point inwards."""
-    return _volume(*_arrays(surface)) / 1000.0
-
-
-def check_surface(surface: vtkPolyData) -> SurfaceCheck:
-    """Count what would keep a triangle surface from being closed and consistently oriented."""
-    points, faces = _arrays(surface)
-    start, end = np.concatenate([faces[:, (0, 1)], faces[:, (1, 2)], faces[:, (2, 0)]]).T
-    count = np.int64(len(points))
-    _, members = np.unique(np.minimum(start, end) * count + np.maximum(start, end), return_counts=True)
-    _, same_way = np.unique(start * count + end, return_counts=True)
-    return SurfaceCheck(
-        triangles=len(faces),
-        open_edges=int((members == 1).sum()),
-        crowded_edges=int((members > 2).sum()),
-        inconsistent_edges=int((same_way > 1).sum()),
-        degenerate_faces=int((np.linalg.norm(_face_normals(points, faces), axis=1) == 0).sum()),
-    )
-
-
-def write_surface(
-    surface: vtkPolyData, path: Path, *, space: Space = Space.LPS, name: str = "Segment", overwrite: bool = True
-) -> None:
-    """Write a triangle surface as binary STL, binary PLY or OBJ, by the suffix of `path`.
-
-    The files are written here: VTK's PLY and OBJ writers report success on a full disk (seen with VTK 9.6), and its
-    OBJ writer has no comment to hold the coordinate system.
-
-    Parameters
-    ----------
-    surface : vtkPolyData
-        Triangles in RAS mm.
-    path : Path
-        Ends in ``.stl``, ``.ply`` or ``.obj``.
-    space : Space
-        Coordinate system of the file, which its header states as ``SPACE=LPS`` or ``SPACE=RAS``; 3D Slicer reads it.
-    name : str
-        Of the segment, for the header.
-    overwrite : bool
-
-    Raises
-    ------
-    InputError, ResourceError
-        See `atomic_path`; InputError also for another suffix.
-    """
-    data = encode_surface(surface, path.suffix, space=space, name=name)
-    with atomic_path(path, overwrite=overwrite) as temporary:
-        temporary.write_bytes(data)
-
-
-def encode_surface(surface: vtkPolyData, suffix: str, *, space: Space = Space.LPS, name: str = "Segment") -> bytes:
-    """Return the bytes of a surface file; see `write_surface`."""
-    encode = _ENCODERS.get(suffix.lower())
-    if encode is None:
-        raise InputError(
-            f"A surface cannot be written as {suffix or 'a file without an ending'}; use .stl, .ply or .obj."
-        )
-    points, faces = _arrays(surface)
-    if space is Space.LPS:
-        points = points * (-1.0, -1.0, 1.0)  # half a turn, so outside stays outside
-    title = f"LiverMargin {name.encode('ascii', 'replace').decode()} SPACE={space.value} UNIT=mm"
-    return encode(points.astype("<f4"), faces, " ".join(title.split()))
-
-
-def polydata(points: FloatMatrix, faces: Faces) -> vtkPolyData:
-    """Make a vtkPolyData of points, shape (n, 3), mm, and triangles, shape (m, 3), of point indices."""
-    vtk_points = vtkPoints()
-    vtk_points.SetDataTypeToDouble()
-    vtk_points.SetData(numpy_to_vtk(np.ascontiguousarray(points, dtype=np.float64), deep=True))
-    cells = vtkCellArray()
-    offsets = numpy_to_vtkIdTypeArray(np.arange(0, 3 * len(faces) + 1, 3, dtype=np.int64), deep=True)
-    cells.SetData(offsets, numpy_to_vtkIdTypeArray(np.ascontiguousarray(faces, dtype=np.int64).ravel(), deep=True))
-    surface = vtkPolyData()
-    surface.SetPoints(vtk_points)
-    surface.SetPolys(cells)
-    return surface
-
-
-def _arrays(surface: vtkPolyData) -> tuple[FloatMatrix, Faces]:
-    points = vtk_to_numpy(surface.GetPoints().GetData()).astype(np.float64)
-    faces = vtk_to_numpy(surface.GetPolys().GetConnectivityArray()).astype(np.int64).reshape(-1, 3)
-    return points, faces
+    return enclosed_volume(*triangle_arrays(surface)) / 1000.0
 
 
 def _level_field(
@@ -277,7 +173,7 @@ def _zero_level(field: npt.NDArray[np.float32], spacing: tuple[float, ...]) -> v
     return contour.GetOutput()
 
 
-def _smooth(surface: vtkPolyData, smoothing: float, spacing: tuple[float, float, float]) -> vtkPolyData:
+def _smooth(surface: vtkPolyData, smoothing: float, spacing: tuple[float, float, float], untangle: bool) -> vtkPolyData:
     if smoothing == 0:
         return surface
     sinc = vtkWindowedSincPolyDataFilter()
@@ -289,12 +185,13 @@ def _smooth(surface: vtkPolyData, smoothing: float, spacing: tuple[float, float,
     sinc.BoundarySmoothingOff()
     sinc.NonManifoldSmoothingOn()
     sinc.Update()
-    before, faces = _arrays(surface)
-    after, _ = _arrays(sinc.GetOutput())
+    before, faces = triangle_arrays(surface)
+    after, _ = triangle_arrays(sinc.GetOutput())
     # A low pass rings and rounds where the organ is cut by the volume's border; a voxel is as much as it may move.
     reach = np.array(spacing[::-1])
     after = before + np.clip(after - before, -reach, reach)
-    return polydata(_keep_small_parts(before, after, faces), faces)
+    after = _keep_small_parts(before, after, faces)
+    return polydata(untangled(before, after, faces) if untangle else after, faces)
 
 
 def _keep_small_parts(before: FloatMatrix, after: FloatMatrix, faces: Faces) -> FloatMatrix:
@@ -304,7 +201,7 @@ def _keep_small_parts(before: FloatMatrix, after: FloatMatrix, faces: Faces) -> 
     edges = sparse.coo_matrix((np.ones(len(ends[0])), ends), (size, size))
     shells, shell_of = sparse.csgraph.connected_components(edges, directed=False)
     shell_of_face = shell_of[faces[:, 0]]
-    old, new = (np.bincount(shell_of_face, _tetrahedra(points, faces), minlength=shells) for points in (before, after))
+    old, new = (np.bincount(shell_of_face, tetrahedra(points, faces), minlength=shells) for points in (before, after))
     vanishing = np.abs(new) < _SMOOTHABLE_SHARE * np.abs(old)
     return np.where(vanishing[shell_of][:, None], before, after)
 
@@ -332,62 +229,14 @@ def _simplify(surface: vtkPolyData, max_triangles: int) -> vtkPolyData:
 def _restore_volume(points: FloatMatrix, faces: Faces, target: float) -> FloatMatrix:
     """Move every point by the same distance along its normal until the surface encloses `target` mm³."""
     for _ in range(_VOLUME_STEPS):
-        missing = target - _volume(points, faces)
+        missing = target - enclosed_volume(points, faces)
         if abs(missing) <= _VOLUME_TOLERANCE * target:
             break
-        face_normals = _face_normals(points, faces)
-        area = 0.5 * np.linalg.norm(face_normals, axis=1).sum()
+        outwards = face_normals(points, faces)
+        area = 0.5 * np.linalg.norm(outwards, axis=1).sum()
         normals = np.stack(
-            [np.bincount(faces.ravel(), np.repeat(face_normals[:, axis], 3), len(points)) for axis in range(3)], axis=1
+            [np.bincount(faces.ravel(), np.repeat(outwards[:, axis], 3), len(points)) for axis in range(3)], axis=1
         )
         length = np.linalg.norm(normals, axis=1, keepdims=True)
         points = points + missing / area * np.divide(normals, length, out=np.zeros_like(normals), where=length > 0)
     return points
-
-
-def _face_normals(points: FloatMatrix, faces: Faces) -> FloatMatrix:
-    """Outward normals, twice as long as the face's area in mm², shape (m, 3)."""
-    a, b, c = (points[faces[:, corner]] for corner in range(3))
-    return np.cross(b - a, c - a)
-
-
-def _tetrahedra(points: FloatMatrix, faces: Faces) -> FloatMatrix:
-    """Signed volume in mm³ between each face and the surface's centre; their sum is what the surface encloses."""
-    a, b, c = (points[faces[:, corner]] - points.mean(axis=0) for corner in range(3))
-    return np.asarray(np.einsum("ij,ij->i", a, np.cross(b, c)) / 6.0)
-
-
-def _volume(points: FloatMatrix, faces: Faces) -> float:
-    return float(_tetrahedra(points, faces).sum())
-
-
-def _stl(points: Points32, faces: Faces, title: str) -> bytes:
-    corners = points[faces]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
-    records = np.zeros(len(faces), dtype=[("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
-    records["normal"] = np.divide(normals, length, out=np.zeros_like(normals), where=length > 0)
-    records["corners"] = corners
-    return title.encode()[:80].ljust(80) + len(faces).to_bytes(4, "little") + records.tobytes()
-
-
-def _ply(points: Points32, faces: Faces, title: str) -> bytes:
-    header = (
-        f"ply\nformat binary_little_endian 1.0\ncomment {title}\n"
-        f"element vertex {len(points)}\nproperty float x\nproperty float y\nproperty float z\n"
-        f"element face {len(faces)}\nproperty list uchar int vertex_indices\nend_header\n"
-    )
-    records = np.zeros(len(faces), dtype=[("size", "u1"), ("corners", "<i4", 3)])
-    records["size"] = 3
-    records["corners"] = faces
-    return header.encode() + points.tobytes() + records.tobytes()
-
-
-def _obj(points: Points32, faces: Faces, title: str) -> bytes:
-    lines = [f"# {title}"]
-    lines += [f"v {x:.9g} {y:.9g} {z:.9g}" for x, y, z in points.tolist()]
-    lines += [f"f {a} {b} {c}" for a, b, c in (faces + 1).tolist()]
-    return ("\n".join(lines) + "\n").encode()
-
-
-_ENCODERS: Mapping[str, Callable[[Points32, Faces, str], bytes]] = {".stl": _stl, ".ply": _ply, ".obj": _obj}

@@ -6,7 +6,6 @@ except for DICOM SEG, whose identifiers and times are new each time as the stand
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -30,7 +29,7 @@ def write_labelmap(
     labels : LabelMap
     path : Path
         Missing parent folders are made. For surfaces of a label map with several segments, the name of each file is
-        ``<name>_<segment>`` with this suffix; segments without voxels have no file.
+        ``<name>_<segment>`` with this suffix (a 3MF file holds them all); segments without voxels have none.
     source : Path or sequence of Path, optional
         Folder or files of the DICOM series that was segmented; needed for DICOM SEG, ignored by other formats.
     overwrite : bool
@@ -149,26 +148,29 @@ def _write_dicom_seg(labels: LabelMap, path: Path, source: Source | None, overwr
 
 def _write_surfaces(labels: LabelMap, path: Path, source: Source | None, overwrite: bool) -> list[Path]:
     from LiverMarginLib.io.segment_table import segment_table
-    from LiverMarginLib.io.surfaces import closed_surface, encode_surface
+    from LiverMarginLib.io.surface_files import encode_scene, encode_surface, surface_paths
+    from LiverMarginLib.io.surfaces import closed_surface
 
     table = segment_table(labels)
     present = [row.segment for row in table if row.box is not None]
     if not present:
         raise InputError("No voxel is labelled, so there is no surface; choose another format or segment first.")
-    names = {segment.label: re.sub(r"\W+", "_", segment.name).strip("_") for segment in present}
-    written = []
+    finals = surface_paths(path, present, several=len(table) > 1)
     with ExitStack() as until_all_are_complete:
-        for segment in present:
-            final = path
-            if len(table) > 1:
-                alone = list(names.values()).count(names[segment.label]) == 1 and names[segment.label]
-                ending = names[segment.label] if alone else f"{names[segment.label]}_{segment.label}"
-                final = path.with_name(f"{path.stem}_{ending}{path.suffix}")
-            temporary = until_all_are_complete.enter_context(atomic_path(final, overwrite=overwrite))
+        temporary = {
+            final: until_all_are_complete.enter_context(atomic_path(final, overwrite=overwrite))
+            for final in dict.fromkeys(finals)
+        }
+        drawn = []
+        for segment, final in zip(present, finals, strict=True):
             surface = closed_surface(labels.mask(segment.label), labels.geometry)
-            temporary.write_bytes(encode_surface(surface, path.suffix, name=segment.name))
-            written.append(final)
-    return written
+            if path.suffix.lower() == ".3mf":
+                drawn.append((segment, surface))
+            else:
+                temporary[final].write_bytes(encode_surface(surface, path.suffix, name=segment.name))
+        if drawn:
+            temporary[path].write_bytes(encode_scene(drawn))
+    return list(temporary)
 
 
 @dataclass(frozen=True)
@@ -187,4 +189,5 @@ _FORMATS: Mapping[str, _Format] = {
     ".stl": _Format("STL surface of each segment", _write_surfaces),
     ".obj": _Format("OBJ surface of each segment", _write_surfaces),
     ".ply": _Format("PLY surface of each segment", _write_surfaces),
+    ".3mf": _Format("3MF surfaces of all segments", _write_surfaces),
 }

@@ -25,6 +25,7 @@ JOB_TYPES = {
     "batch-segment": "LiverMarginLib.batch.stages:ComputeJob",
     "batch-finish": "LiverMarginLib.batch.stages:FinishJob",
     "export": "LiverMarginLib.jobs.export:ExportJob",
+    "print": "LiverMarginLib.jobs.printing:PrintJob",
     "phantom": "LiverMarginLib.jobs.phantom:PhantomJob",
     "denoise": "LiverMarginLib.jobs.denoise:DenoiseJob",
     "train": "LiverMarginLib.jobs.train:TrainJob",

@@ -16,15 +16,10 @@ from vtkmodules.vtkIOGeometry import vtkOBJReader, vtkSTLReader
 from vtkmodules.vtkIOPLY import vtkPLYReader
 
 from LiverMarginLib.errors import InputError
-from LiverMarginLib.io.surfaces import (
-    Space,
-    check_surface,
-    closed_surface,
-    encode_surface,
-    polydata,
-    surface_volume_ml,
-    write_surface,
-)
+from LiverMarginLib.io.surface_arrays import polydata
+from LiverMarginLib.io.surface_checks import check_surface
+from LiverMarginLib.io.surface_files import Space, encode_surface, write_surface
+from LiverMarginLib.io.surfaces import closed_surface, surface_volume_ml
 from LiverMarginLib.io.writers import write_labelmap
 from LiverMarginLib.terminology import LIVER, Segment
 from LiverMarginLib.volume import Geometry, LabelMap
@@ -183,7 +178,7 @@ def test_what_cannot_have_a_surface_is_refused(tmp_path):
     with pytest.raises(InputError, match="at least 4"):
         closed_surface(mask, geometry, max_triangles=0)
     surface = closed_surface(mask, geometry)
-    with pytest.raises(InputError, match=r"\.stl, \.ply or \.obj"):
+    with pytest.raises(InputError, match=r"\.stl, \.ply, \.obj or \.3mf"):
         write_surface(surface, tmp_path / "a.vtk")
     with pytest.raises(InputError, match="No voxel is labelled"):
         write_labelmap(LabelMap(np.zeros(mask.shape, int), geometry, (LIVER,)), tmp_path / "a.stl")
