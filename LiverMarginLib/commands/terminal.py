@@ -43,9 +43,10 @@ class Terminal:
         self._warned: set[str] = set()
 
     def run(self, job: Job) -> dict[str, Any]:
-        """Run a job; Ctrl-C asks it to stop, a second Ctrl-C interrupts it."""
+        """Run a job; Ctrl-C or SIGTERM asks it to stop, a second one interrupts it."""
         cancel = CancelToken()
-        previous = signal.getsignal(signal.SIGINT)
+        # SIGTERM is how a job scheduler says that the time is over.
+        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def interrupt(number: int, frame: types.FrameType | None) -> None:
             if cancel.cancelled:
@@ -53,11 +54,13 @@ class Terminal:
             cancel.cancel()
             self.note("Stopping after the current step; press Ctrl-C again to stop at once.")
 
-        signal.signal(signal.SIGINT, interrupt)
+        for number in previous:
+            signal.signal(number, interrupt)
         try:
             return run(job, self.on_event, cancel)
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for number, handler in previous.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
             self.close()
 
     def on_event(self, event: Event) -> None:
