@@ -44,6 +44,8 @@ _SAME_EXTENT_MM = 20.0
 # CT compresses to about a byte a voxel, a label map to hundredths.
 _BYTES_OF_AN_IMAGE = 0.25
 _AIR_IS_BELOW = -200.0
+# Characters of file names: a job is one line, and a worker takes no line of more than a megabyte.
+_MOST_NAMES = 400_000
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,10 @@ def _series(base: Path, found: list[Series], choice: Choice) -> tuple[list[Found
 def _found(base: Path, series: Series, info: ImageInfo) -> Found:
     folder = _folder(series)
     files = tuple(sorted(Path(os.path.relpath(file.path, folder)).as_posix() for file in series.files))
-    return Found(_place(base, folder, series.uid), folder, files, _facts(info), problem=info.problem)
+    problem = info.problem
+    if sum(map(len, files)) > _MOST_NAMES:
+        problem = "The series has too many files; convert it to a multi-frame file or to NIfTI."
+    return Found(_place(base, folder, series.uid), folder, files, _facts(info), problem=problem)
 
 
 def _folder(series: Series) -> Path:
@@ -193,7 +198,8 @@ def _why_no_series(series: Series, info: ImageInfo, choice: Choice) -> str:
     if known and info.modality is not choice.modality:
         return f"{info.modality}, but the model is for {choice.modality}"
     if info.modality is Modality.UNKNOWN and choice.modality is not Modality.UNKNOWN:
-        return f"neither CT nor MR ({series.modality[:8] or 'no modality'})"
+        named = series.modality[:8] if series.modality.isalnum() else "no modality"
+        return f"neither CT nor MR ({named})"
     if other := sorted(_NOT_ANATOMY & set(first.image_type)):
         return f"its image type is {other[0].lower()}"
     if _OTHER_PARTS.search(first.body_part) and not _WANTED_PARTS.search(first.body_part):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from LiverMarginLib.plain_text import one_line
 from LiverMarginLib.report.provenance import without_paths
 
 _SHORTEST = 2
@@ -14,7 +15,6 @@ _COMMON = {
     "case", "cases", "ct", "mr", "data", "dcm", "dicom", "image", "images", "label", "labels", "liver", "nifti", "nii",
     "nrrd", "mha", "reference", "segmentation", "seg", "series", "study", "tmp", "volume", "volumes", "home", "the",
 }  # fmt: skip
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 class Scrubber:
@@ -45,9 +45,4 @@ class Scrubber:
         """The text with names replaced, anything like a path too, and without control characters."""
         if self._pattern is not None:
             text = self._pattern.sub(lambda match: self._instead[match.group()], text)
-        return printable(without_paths(text))
-
-
-def printable(text: str) -> str:
-    """Text that cannot steer a terminal: control characters and changes of direction become question marks."""
-    return _CONTROL.sub("?", text.encode("utf-8", "replace").decode("utf-8"))
+        return one_line(without_paths(text))

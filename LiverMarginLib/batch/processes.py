@@ -72,6 +72,8 @@ class WorkerProcess:
         self.ready = False
         self.broken = ""
         self._inbox = inbox
+        self._lock = threading.Lock()
+        self._first: Job | None = None
         self._process = launch.start()
         self._started = time.monotonic()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -87,7 +89,14 @@ class WorkerProcess:
         return not self.ready and time.monotonic() - self._started > START_SECONDS
 
     def send(self, job: Job) -> None:
-        """Give it a job; if it is dead its end is in the inbox."""
+        """Give it a job, when it has come up; if it is dead its end is in the inbox."""
+        with self._lock:
+            if not self.ready:
+                self._first = job  # written now, a long one could fill the pipe of a process that never reads
+                return
+        self._write(job)
+
+    def _write(self, job: Job) -> None:
         stdin = self._process.stdin
         assert stdin is not None
         with contextlib.suppress(OSError, ValueError):
@@ -142,15 +151,23 @@ class WorkerProcess:
         try:
             values = json.loads(line)
             if values.get("event") == "ready":
-                self.ready = values.get("protocol") == PROTOCOL
-                if not self.ready:
-                    self.broken = "its Python has another version of LiverMargin"
-                    self.kill()
+                self._come_up(values.get("protocol"))
                 return
             event = event_from_dict(values)
         except (ValueError, AttributeError, RecursionError):
             return  # the last half line of a process that was killed
         self._inbox.put((self, event))
+
+    def _come_up(self, protocol: object) -> None:
+        if protocol != PROTOCOL:
+            self.broken = "its Python has another version of LiverMargin"
+            self.kill()
+            return
+        with self._lock:
+            self.ready = True
+            job, self._first = self._first, None
+        if job is not None:
+            self._write(job)
 
 
 def is_last(event: Event | None) -> bool:

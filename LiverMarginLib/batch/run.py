@@ -19,7 +19,6 @@ from LiverMarginLib.batch.discovery import RULES, Choice, Found, find_cases, wit
 from LiverMarginLib.batch.lock import run_lock
 from LiverMarginLib.batch.pipeline import Pipeline, Recipe
 from LiverMarginLib.batch.plan import Case, Left, settings_digest
-from LiverMarginLib.batch.privacy import printable
 from LiverMarginLib.batch.records import CaseRecord, Status, read_record, sweep
 from LiverMarginLib.batch.registry import Registry, write_mapping
 from LiverMarginLib.batch.tables import counts, row, versions, write_cases, write_run
@@ -27,6 +26,7 @@ from LiverMarginLib.errors import Cancelled, InputError, LiverMarginError
 from LiverMarginLib.events import CancelToken, CaseEnded, Notice, OnEvent, Progress
 from LiverMarginLib.io.atomic import atomic_path, write_error
 from LiverMarginLib.io.writers import formats as known_formats
+from LiverMarginLib.plain_text import one_line
 
 if TYPE_CHECKING:
     from LiverMarginLib.jobs.batch import BatchJob
@@ -363,16 +363,16 @@ def _plan(job: BatchJob, cases: Sequence[Found], left: Sequence[Left]) -> dict[s
         "cases": [
             {
                 "case": names[case.place],
-                "image": printable(str(case.path)),
-                "what": printable(case.what),
-                "reference": "" if case.reference is None else printable(str(case.reference)),
+                "image": one_line(str(case.path)),
+                "what": one_line(case.what),
+                "reference": "" if case.reference is None else one_line(str(case.reference)),
                 "has_record": read_record(Path(job.folder) / "cases" / names[case.place]) is not None,
-                "problem": printable(case.problem),
+                "problem": one_line(case.problem),
             }
             for case in cases
         ],
         "left_out": [
-            {"image": printable(str(image.path)), "what": printable(image.what), "reason": printable(image.reason)}
+            {"image": one_line(str(image.path)), "what": one_line(image.what), "reason": one_line(image.reason)}
             for image in left
         ],
         "exit_code": 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 import sys
 import types
@@ -73,6 +74,8 @@ class Terminal:
             self._advance(event)
 
     def _advance(self, event: Progress) -> None:
+        if not _has_rich():
+            return
         if self._bar is None:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -128,6 +131,10 @@ class Terminal:
         """Print a table for a person (nothing when JSON was asked for); numbers are right-aligned."""
         if self.as_json:
             return
+        if not _has_rich():
+            for row in (columns, *rows):
+                print("\t".join("" if cell is None else _plain(cell) for cell in row))
+            return
         from rich import box
         from rich.console import Console
         from rich.table import Table
@@ -141,7 +148,16 @@ class Terminal:
         Console().print(table, highlight=False)
 
 
+def _has_rich() -> bool:
+    """3D Slicer's Python comes without it; tables are then plain lines, and there are no bars."""
+    return importlib.util.find_spec("rich") is not None
+
+
+def _plain(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else one_line(str(value))
+
+
 def _cell(value: object) -> str:
     from rich.markup import escape
 
-    return f"{value:.4g}" if isinstance(value, float) else escape(one_line(str(value)))
+    return escape(_plain(value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -200,6 +201,15 @@ def test_the_script_runs_in_any_python_and_gives_the_exit_code(tmp_path):
         done = subprocess.run([sys.executable, script, *words], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 2
         assert "does not exist" in done.stderr
+
+
+def test_a_plan_is_printed_where_rich_is_missing_as_in_slicers_python(cohort, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "rich", None)
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, find=importlib.util.find_spec: name != "rich" and find(name)
+    )
+    assert cohort.batch("--dry-run") == 0
+    assert "case-001\t" in capsys.readouterr().out
 
 
 def test_a_batch_is_a_job_that_every_door_can_run():

@@ -146,6 +146,7 @@ def test_ctrl_c_ends_in_order_with_the_table_written(inputs, tiny_model, tmp_pat
     assert not list((output / ".batch").glob("work*/*"))
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_are_merged_into_one_table(inputs, tiny_model, undisturbed, tmp_path, capsys):
     output = tmp_path / "out"
     assert main(words(inputs, output, tiny_model.folder, "--shard", "1/2")) == 0
@@ -157,7 +158,7 @@ def test_parts_of_a_batch_are_merged_into_one_table(inputs, tiny_model, undistur
     assert len((output / "cases.csv").read_text().splitlines()) == 1 + CASES
 
 
-@pytest.mark.parametrize("moment", ["at the start", "meanwhile"])
+@pytest.mark.parametrize("moment", ["at the start", pytest.param("meanwhile", marks=pytest.mark.slow)])
 def test_an_output_folder_that_cannot_be_is_said(inputs, tiny_model, tmp_path, capsys, moment, monkeypatch):
     output = tmp_path / "out"
     if moment == "at the start":
@@ -177,6 +178,7 @@ def test_an_output_folder_that_cannot_be_is_said(inputs, tiny_model, tmp_path, c
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_nothing(inputs, tiny_model, undisturbed, tmp_path, monkeypatch):
     output = tmp_path / "out"
     times = iter(range(2_000_000_000, 0, -86_400))
