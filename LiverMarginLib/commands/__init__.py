@@ -14,6 +14,7 @@ COMMANDS = {
     "export": "write a segmentation in other formats (seg.nrrd, NIfTI, DICOM SEG, STL, ...)",
     "denoise": "denoise a CT with DnCNN-SR into a new image",
     "train": "train a network on a data set or on phantoms",
+    "reproduce": "train the same network several times and say how far the results differ",
     "evaluate": "run models on test patients and compare them side by side",
     "phantom": "make a synthetic abdomen CT with exact labels",
     "dataset": "check a data set, split it by patient, export it as KITTI 1.0",

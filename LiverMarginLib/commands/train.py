@@ -57,7 +57,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     from LiverMarginLib.jobs.train import TrainJob
     from LiverMarginLib.training.profiles import default_profile
 
-    settings = dict(_setting(text) for text in options.set)
+    settings = dict(setting(text) for text in options.set)
     short = {
         "epochs": options.epochs,
         "max_minutes": options.minutes,
@@ -123,7 +123,8 @@ class _Curves:
         self._values.append(f"{event.series} {event.metric} {event.value:.4g}".strip())
 
 
-def _setting(text: str) -> tuple[str, str]:
+def setting(text: str) -> tuple[str, str]:
+    """Split ``KEY=VALUE``; raises `InputError` where it is not one."""
     key, found, value = text.partition("=")
     if not found or not key:
         raise InputError(f"A setting is written KEY=VALUE, and {text!r} is not.")

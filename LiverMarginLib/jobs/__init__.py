@@ -29,6 +29,7 @@ JOB_TYPES = {
     "phantom": "LiverMarginLib.jobs.phantom:PhantomJob",
     "denoise": "LiverMarginLib.jobs.denoise:DenoiseJob",
     "train": "LiverMarginLib.jobs.train:TrainJob",
+    "reproduce": "LiverMarginLib.jobs.reproduce:ReproduceJob",
     "evaluate": "LiverMarginLib.jobs.evaluate:EvaluateJob",
     "diagnose": "LiverMarginLib.jobs.diagnose:DiagnoseJob",
     "dataset-check": "LiverMarginLib.jobs.dataset:CheckDatasetJob",

@@ -281,11 +281,11 @@ class TrainJob(DatasetJob):
             cases = split.slices(part, self.fold)
             if any(chosen is not None for chosen in cases.values()):
                 raise InputError("A volumetric network learns from whole volumes; split the data by patient.")
-            prepared = (
-                PreparedVolumes(CaseVolumes(dataset, cases), config.volume, cache / "prepared") if cases else None
-            )
-            if prepared is not None:
-                prepared.prepare(on_event, cancel)
+            if not cases:
+                made.append(None)
+                continue
+            prepared = PreparedVolumes(CaseVolumes(dataset, cases), config.volume, cache / "prepared")
+            prepared.prepare(on_event, cancel)
             made.append(prepared)
         if made[0] is None:
             raise InputError("The split leaves no patient to train on; make it with other shares.")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 
 import LiverMarginLib
@@ -20,6 +22,8 @@ from LiverMarginLib.training.files import write_atomically
 from LiverMarginLib.training.initial import weights_file
 
 MANIFEST = "manifest.json"
+# What changes the order of sums, and so the last bits.
+_ENVIRONMENT = ("CUBLAS_WORKSPACE_CONFIG", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONHASHSEED")
 # Names of folders may hold a patient's or a user's name, and say nothing about how to repeat the training.
 _LEFT_OUT = frozenset({"out", "resume", "initial"})
 
@@ -37,6 +41,7 @@ def run_manifest(
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
+            "scipy": scipy.__version__,
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
         },
@@ -47,6 +52,7 @@ def run_manifest(
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "threads": torch.get_num_threads(),
             "processes": group.world,
+            "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         },
         "seed": config.seed,
         "deterministic": config.deterministic,

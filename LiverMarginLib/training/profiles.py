@@ -203,6 +203,16 @@ _SMALL_UNET3D = replace(
     validate_every=3,
 )
 
+# For trying things out and for repeating them: learns little, but in a minute or two.
+_TINY_UNET3D = replace(
+    _SMALL_UNET3D,
+    model_options={"widths": [8, 16, 32], "dropout": 0.1, "input_dropout": 0.0},
+    volume=VolumeConfig(patch=(32, 32, 32), spacing=(6.0, 6.0, 6.0), foreground=0.5),
+    schedule=ScheduleConfig(Decay.COSINE, warmup_steps=10, floor=0.01),
+    epochs=3,
+    steps_per_epoch=40,
+)
+
 # Networks that learn from whole volumes; 2-D networks learn from slices.
 _VOLUMETRIC = frozenset({"unet3d"})
 
@@ -212,6 +222,7 @@ PROFILES: Mapping[str, Mapping[str, TrainConfig]] = {
         "mlf_compat": _MLF_UNET3D,
         "spacing_aware": _SPACING_AWARE_UNET3D,
         "small": _SMALL_UNET3D,
+        "tiny": _TINY_UNET3D,
     },
     "dncnn-sr": {
         # The paper trains noisy low-resolution to clean high-resolution images and gives no scale factor.

@@ -61,11 +61,11 @@ class VolumeAugmentation:
             Image and target; the inputs are not changed.
         """
         rngs = [keyed_rng(self._seed, Purpose.AUGMENTATION, sample) for sample in samples]
-        matrices = [_draw_affine(self._config, rng, image.shape[2:]) for rng in rngs]
-        drawn = {n: matrix for n, matrix in enumerate(matrices) if matrix is not None}
-        chosen = list(drawn)
+        drawn = [_draw_affine(self._config, rng, image.shape[2:]) for rng in rngs]
+        chosen = [n for n, matrix in enumerate(drawn) if matrix is not None]
         if chosen:
-            affine = torch.tensor(np.stack(list(drawn.values())), device=image.device, dtype=torch.float32)
+            matrices = np.stack([matrix for matrix in drawn if matrix is not None])
+            affine = torch.tensor(matrices, device=image.device, dtype=torch.float32)
             grid = functional.affine_grid(affine, [len(chosen), 1, *image.shape[2:]], align_corners=False)
             image, target = image.clone(), target.clone()
             outside = padding[chosen]

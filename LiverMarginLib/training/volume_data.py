@@ -166,8 +166,12 @@ class PreparedVolumes:
         return True
 
     def fingerprint(self) -> str:
-        """SHA-256 over all prepared volumes' keys."""
-        return hashlib.sha256("".join(self.key(n) for n in range(len(self))).encode()).hexdigest()
+        """SHA-256 over the voxels of all volumes, as they were prepared."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            self.read(index)
+            digest.update(str(np.load(self._note(index))["sha256"]).encode())
+        return digest.hexdigest()
 
     def prepare(self, on_event: OnEvent = ignore, cancel: CancelToken | None = None) -> None:
         """Prepare what is not there yet, so that the training does not wait for it.
@@ -211,8 +215,12 @@ class PreparedVolumes:
         for path, array in ((image_path, prepared.image), (labels_path, prepared.labels)):
             with atomic_path(path) as beside, beside.open("wb") as file:
                 np.save(file, np.ascontiguousarray(array))
+        digest = hashlib.sha256()
+        for array in (prepared.image, prepared.labels):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        about = {"spacing": prepared.spacing, "modality": prepared.modality.value, "weight": prepared.weight}
         with atomic_path(note) as beside, beside.open("wb") as file:
-            np.savez(file, spacing=prepared.spacing, modality=prepared.modality.value, weight=prepared.weight)
+            np.savez(file, **about, sha256=digest.hexdigest())
 
     def _note(self, index: int) -> Path:
         return self._folder / f"{self.key(index)[:32]}.prepared.npz"

@@ -154,3 +154,56 @@ def test_a_bundle_is_exported_with_an_onnx_graph_that_gives_the_same(trained, tm
     assert main(["models", "check", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["largest_difference"] < 1e-4
     assert main(["models", "export", str(trained / "unet-tiny")]) == 2
+
+
+# ---- volumetric networks go through the same doors
+
+
+@pytest.fixture(scope="module")
+def solid(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("volumetric")
+    words = ["train", "unet3d", "--profile", "tiny", "--phantoms", "2", "--validation-phantoms", "1", "--device", "cpu"]
+    words += ["--set", "volume.patch=[16,16,16]", "--set", "volume.spacing=[12,12,12]", "--epochs", "1"]
+    words += ["--set", "model_options.widths=[4,8]", "--set", "steps_per_epoch=4", "--set", "threads=1"]
+    assert main([*words, "--cache", str(folder / "cache"), "--out", str(folder / "solid")]) == 0
+    return folder
+
+
+def test_a_volumetric_training_ends_in_a_bundle_of_two_labels(solid):
+    manifest = Bundle.load(solid / "solid").manifest
+    assert manifest.volumetric and manifest.spacing == (12, 12, 12)
+    assert [segment.name for segment in manifest.labels] == ["Liver", "Mass in Liver"]
+    assert "dice_tumour" in manifest.training["validation"] or "dice_liver" in manifest.training["validation"]
+
+
+def test_a_volumetric_bundle_segments_says_how_unsure_it_is_and_is_checked(solid, tmp_path, capsys):
+    phantom = make_phantom(5, PhantomOptions(shape=(10, 40, 40), spacing=(20.0, 10.0, 10.0)))
+    write_volume(phantom.volume, tmp_path / "ct.nii.gz")
+    words = ["segment", str(tmp_path / "ct.nii.gz"), "-m", str(solid / "solid"), "-o", str(tmp_path / "out.seg.nrrd")]
+    assert (
+        main([*words, "--modality", "CT", "--uncertainty", str(tmp_path / "u.nrrd"), "--samples", "2", "--json"]) == 0
+    )
+    result = json.loads(capsys.readouterr().out)
+    assert [segment["name"] for segment in result["segments"]] == ["Liver", "Mass in Liver"]
+    assert len(result["outputs"]) == 2
+    unsure = read_volume(tmp_path / "u.nrrd")
+    assert unsure.array.shape == (10, 40, 40) and unsure.array.min() >= 0 and unsure.array.max() <= 1
+    assert read_labels(tmp_path / "out.seg.nrrd").array.shape == (10, 40, 40)
+    assert main(["models", "check", str(solid / "solid"), "--json"]) == 0
+
+
+def test_a_slice_wise_model_has_no_uncertainty(trained, tmp_path, capsys):
+    phantom = make_phantom(5, PhantomOptions(shape=(4, 32, 32), spacing=(40.0, 12.0, 12.0)))
+    write_volume(phantom.volume, tmp_path / "ct.nii.gz")
+    words = ["segment", str(tmp_path / "ct.nii.gz"), "-m", str(trained / "unet-tiny"), "-o", str(tmp_path / "o.nrrd")]
+    assert main([*words, "--modality", "CT", "--uncertainty", str(tmp_path / "u.nrrd")]) == 2
+    assert "volumetric" in capsys.readouterr().err
+
+
+def test_tumours_are_evaluated_when_asked_for_and_only_with_models_that_find_them(solid, trained, tmp_path, capsys):
+    words = ["evaluate", str(solid / "solid"), "--phantoms", "2", *SMALL, "-o", str(tmp_path / "e"), "--json"]
+    assert main([*words, "--target", "liver"]) == 0
+    assert "solid" in json.loads(capsys.readouterr().out)["models"]
+    words = ["evaluate", str(trained / "unet-tiny"), "--phantoms", "2", *SMALL, "-o", str(tmp_path / "t")]
+    assert main([*words, "--target", "tumour"]) == 2
+    assert "does not find a tumour" in capsys.readouterr().err
