@@ -94,6 +94,7 @@ class LiverMarginWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.logic.new_client(),
             self.logic.command,
             self.logic.other_python,
+            later,
         )
         self.export_panel = ExportPanel(
             self._load("ExportPanel", self.ui.exportPage.layout()), self.logic.new_client(), self.logic.command
@@ -114,11 +115,14 @@ class LiverMarginWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ]
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self._take_parameter_node()  # `enter` is not called after a reload
+        self._take_parameter_node()
+        if self.parent.isEntered:  # `enter` is not called after a reload
+            self.compare_panel.enter()
 
     def enter(self):
         """The module is shown."""
         self._take_parameter_node()
+        self.compare_panel.enter()
 
     def exit(self):
         """The module is hidden; a run goes on."""

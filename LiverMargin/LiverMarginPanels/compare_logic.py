@@ -2,124 +2,41 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from LiverMarginLib import mrml
-from LiverMarginLib.errors import InputError
-from LiverMarginLib.io.writers import write_labelmap
-from LiverMarginLib.jobs.compare import CompareJob
-from LiverMarginLib.terminology import LIVER, Segment
-from LiverMarginLib.volume import LabelMap, axial_view
+from LiverMarginLib.errors import InputError, LiverMarginError, ResourceError
+from LiverMarginLib.io.volume_writers import write_volume
+from LiverMarginLib.jobs.compare import SURFACES, CompareJob
+from LiverMarginLib.volume import LabelMap, Volume
+from LiverMarginPanels.compare_result import Comparison, read_models, read_slices
+from LiverMarginPanels.label_box import cropped
+from LiverMarginPanels.organ_choice import Organ, organ_labels
 from LiverMarginPanels.run_logic import RunLogic
+from LiverMarginPanels.slice_navigation import SlicePlaces
 from LiverMarginPanels.worker_client import Command, WorkerClient
 
-SCORES = ("dice", "mask_iou", "boundary_iou", "margin_abs_mm", "margin_beyond_mm", "margin_short_mm")
-"""Columns of per_slice.csv that are shown, as docs/metrics.md defines them."""
-
-PATIENT_SCORES = ("dice", "boundary_iou", "hd95_mm", "assd_mm", "rvd")
+# The job's name of a single patient; nothing else of the patient gets into a file's name.
+_CASE = "case"
 
 
 @dataclass(frozen=True)
-class Organ:
-    """One segment or label of a node.
+class Compared:
+    """A node and which part of it is compared.
 
     Parameters
     ----------
-    key : str
-        Segment ID of a segmentation, label value of a label map.
-    name : str
-    is_liver : bool
-        Whether its terminology says so.
+    node : vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode or vtkMRMLScalarVolumeNode
+    organ : Organ
     """
 
-    key: str
-    name: str
-    is_liver: bool = False
-
-
-@dataclass(frozen=True)
-class SliceScore:
-    """How one model did in one axial slice; scores that are not defined there are missing."""
-
-    model: str
-    index: int
-    status: str
-    scores: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What a run found.
-
-    Parameters
-    ----------
-    slices : tuple of SliceScore
-        Worst Boundary IoU first, without slices that neither reference nor prediction touches.
-    models : mapping of str to mapping of str to float
-        The patient's numbers by model.
-    files : tuple of Path
-        What was written; empty if no folder was named.
-    """
-
-    slices: tuple[SliceScore, ...]
-    models: Mapping[str, Mapping[str, float | None]]
-    files: tuple[Path, ...]
-
-
-def organs_of(node: Any) -> list[Organ]:
-    """List what a node holds, for the user to choose from.
-
-    Raises
-    ------
-    LiverMarginError
-        If it holds no labels.
-    """
-    if node.IsA("vtkMRMLSegmentationNode"):
-        segmentation = node.GetSegmentation()
-        found = []
-        for n in range(segmentation.GetNumberOfSegments()):
-            described = mrml.describe_segment(segmentation.GetNthSegment(n), n + 1)
-            is_liver = described.terminology == LIVER.terminology
-            found.append(Organ(segmentation.GetNthSegmentID(n), described.name, is_liver))
-        return found
-    labels = mrml.labels_from_node(node)
-    names = {segment.label: segment.name for segment in labels.segments}
-    values = (int(value) for value in np.unique(labels.array) if value)
-    return [Organ(str(value), names.get(value, str(value))) for value in values]
-
-
-def counterpart(node: Any, name: str) -> Organ:
-    """Find in a prediction what is called like the reference's organ, or else the liver, or else the only one.
-
-    Raises
-    ------
-    InputError
-        If none of these decides.
-    """
-    organs = organs_of(node)
-    for fits in (
-        [organ for organ in organs if organ.name.lower() == name.lower()],
-        [organ for organ in organs if organ.is_liver],
-        organs,
-    ):
-        if len(fits) == 1:
-            return fits[0]
-    raise InputError(f"{node.GetName()!r} has no single segment {name!r}; name the segment to compare like that.")
-
-
-def organ_labels(node: Any, organ: Organ) -> LabelMap:
-    """Take one organ out of the scene, as label 1."""
-    if node.IsA("vtkMRMLSegmentationNode"):
-        return mrml.labels_from_node(node, [organ.key])
-    labels = mrml.labels_from_node(node)
-    mask = labels.mask(int(organ.key)).astype(np.uint8)
-    return replace(labels, array=mask, segments=(Segment(1, organ.name, LIVER.colour),))
+    node: Any
+    organ: Organ
 
 
 class CompareLogic(RunLogic[Comparison]):
@@ -127,25 +44,31 @@ class CompareLogic(RunLogic[Comparison]):
 
     def __init__(self, client: WorkerClient, temporary: Path | None = None) -> None:
         super().__init__(client, temporary)
-        self._kept: Path | None = None
-        self._reference: LabelMap | None = None
+        self._results: Path | None = None
+        self._kept = False
+        self._masks: dict[str, LabelMap] = {}
+        self._places: SlicePlaces | None = None
 
     def start(
-        self, reference: Any, organ: Organ, predictions: list[Any], command: Command, keep: Path | None = None
+        self,
+        reference: Compared,
+        predictions: Sequence[Compared],
+        command: Command,
+        image: Any = None,
+        keep: Path | None = None,
     ) -> None:
         """Start to compare; the signals tell of everything that follows.
 
         Parameters
         ----------
-        reference : vtkMRMLSegmentationNode or vtkMRMLLabelMapVolumeNode
-        organ : Organ
-            Which part of it.
-        predictions : list of vtkMRMLSegmentationNode or vtkMRMLLabelMapVolumeNode
-            Of each, the `counterpart` of `organ` is taken.
+        reference : Compared
+        predictions : sequence of Compared
         command : Command
             How the worker is started.
+        image : vtkMRMLScalarVolumeNode, optional
+            The CT or MR for the pictures of the report.
         keep : Path, optional
-            Folder that receives tables and pictures.
+            Folder that receives tables, report and pictures; without one they go with the next run.
 
         Raises
         ------
@@ -153,54 +76,101 @@ class CompareLogic(RunLogic[Comparison]):
             If something cannot be compared; nothing has happened then.
         """
         with self._preparing() as folder:
+            self.forget()
             if not predictions:
                 raise InputError("There is nothing to compare with the reference; tick at least one segmentation.")
-            files = {}
-            for number, (name, node) in enumerate(_named(predictions).items()):
-                labels = organ_labels(node, counterpart(node, organ.name))
-                files[name] = str(write_labelmap(labels, folder / f"{number}.seg.nrrd")[0])
-            truth = organ_labels(reference, organ)
-            write_labelmap(truth, folder / "reference.seg.nrrd")
-            self._kept, self._reference = keep, truth
+            truth = organ_labels(reference.node, reference.organ)
+            if not truth.array.any():
+                raise InputError(f"{reference.organ.name!r} of the reference is empty; choose another.")
+            files = {"": _write(truth, folder / "reference.nrrd")}
+            self._places = SlicePlaces(truth)
+            self._masks = {"": cropped(truth)}
+            for number, (name, compared) in enumerate(_named(predictions).items()):
+                labels = organ_labels(compared.node, compared.organ)
+                files[name] = _write(labels, folder / f"{number}.nrrd")
+                self._masks[name] = cropped(labels)
+            background = None if image is None else self._write_image(image, folder / "image.nrrd")
+            self._kept = keep is not None
+            self._results = _new_folder(self._temporary) if keep is None else keep
             job = CompareJob(
-                str(folder / "reference.seg.nrrd"), files, str(folder / "tables" if keep is None else keep)
+                reference=files.pop(""),
+                predictions=files,
+                folder=str(self._results),
+                label="1",
+                prediction_label="1",
+                image=background,
+                surfaces=True,
             )
             self._client.start(command, job)
 
-    def place_of(self, index: int) -> tuple[float, float, float]:
-        """Where to look in an axial slice of the last comparison: RAS mm of the middle of the reference in it."""
-        if self._reference is None:
-            raise InputError("Nothing was compared yet; compare first.")
-        view = axial_view(self._reference.geometry)
-        plane = view.to_view(self._reference.array)[index]
-        rows, columns = np.nonzero(plane) if plane.any() else np.indices(plane.shape)
-        r, a, s, _one = view.geometry.ijk_to_ras @ (columns.mean(), rows.mean(), index, 1)
-        return float(r), float(a), float(s)
+    def forget(self) -> None:
+        """Drop what is known of the last comparison, with its folder if that is not the user's."""
+        results, self._results = self._results, None
+        if results is not None and not self._kept:
+            shutil.rmtree(results, ignore_errors=True)
+        self._masks, self._places = {}, None
+
+    def abandon(self) -> None:
+        """Stop the run at once and tell nobody, and leave nothing on the disk that the user did not ask for."""
+        super().abandon()
+        self.forget()
+
+    def _write_image(self, node: Any, path: Path) -> str | None:
+        try:
+            return str(write_volume(mrml.volume_from_node(node), path, compress=False))
+        except LiverMarginError as error:
+            self.noticed.emit(f"The contours are drawn without the image: {error.message}")
+            return None
+
+    def _undo(self) -> None:
+        self.forget()
 
     def _take(self, values: Mapping[str, Any]) -> Comparison:
         if values["failed"]:
-            raise ValueError(values["failed"][0]["message"])
-        with (Path(values["folder"]) / "per_slice.csv").open(newline="", encoding="utf-8") as stream:
-            slices = [_slice_score(row) for row in csv.DictReader(stream) if row["status"] != "neither"]
-        slices.sort(key=lambda row: (row.scores.get("boundary_iou", 0.0), row.index))
-        models = {
-            name: {score: numbers.get(score) for score in PATIENT_SCORES} for name, numbers in values["models"].items()
-        }
-        files = () if self._kept is None else tuple(Path(path) for path in values["outputs"])
-        return Comparison(tuple(slices), models, files)
+            raise InputError(values["failed"][0]["message"])
+        if self._results is None or self._places is None:
+            raise ValueError("the comparison was forgotten")
+        models = read_models(values)
+        return Comparison(
+            slices=read_slices(self._results),
+            models=models,
+            places=self._places,
+            reference=self._masks[""],
+            predictions={name: mask for name, mask in self._masks.items() if name},
+            folder=self._results,
+            kept=self._kept,
+            surfaces=_surfaces(self._results, models),
+            outputs=tuple(Path(path) for path in values["outputs"]),
+        )
 
 
-def _slice_score(row: Mapping[str, str]) -> SliceScore:
-    scores = {name: float(row[name]) for name in SCORES if row[name]}
-    return SliceScore(row["model"].removeprefix("'"), int(row["index"]), row["status"], scores)
+def _surfaces(results: Path, models: Mapping[str, Any]) -> dict[str, Path]:
+    from LiverMarginLib.report.pictures import surface_path
+
+    paths = {name: surface_path(results / SURFACES, _CASE, name) for name in models}
+    return {name: path for name, path in paths.items() if path.is_file()}
 
 
-def _named(nodes: list[Any]) -> dict[str, Any]:
-    """Nodes by name; the second of a name gets a number."""
-    named: dict[str, Any] = {}
-    for node in nodes:
-        name, number = node.GetName(), 2
+def _write(labels: LabelMap, path: Path) -> str:
+    """Write a mask; compressing would hold up the window for seconds."""
+    return str(write_volume(Volume(labels.array, labels.geometry), path, compress=False))
+
+
+def _new_folder(parent: Path | None) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="LiverMargin-results-", dir=parent))
+    except OSError as error:
+        raise ResourceError(
+            "No temporary folder can be made; free some space on the disk, or check its permissions.", repr(error)
+        ) from error
+
+
+def _named(predictions: Sequence[Compared]) -> dict[str, Compared]:
+    """What is compared by the name of its node; the second of a name gets a number."""
+    named: dict[str, Compared] = {}
+    for compared in predictions:
+        name, number = compared.node.GetName(), 2
         while name in named:
-            name, number = f"{node.GetName()} ({number})", number + 1
-        named[name] = node
+            name, number = f"{compared.node.GetName()} ({number})", number + 1
+        named[name] = compared
     return named

@@ -1,4 +1,4 @@
-"""The Compare panel: a reference, any number of segmentations, and a table whose rows lead to the slices."""
+"""The Compare panel: a reference, any number of segmentations of it, and what the comparison found."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import slicer
+import qt
 from slicer.i18n import tr as _
 
 from LiverMarginLib.errors import LiverMarginError
-from LiverMarginPanels import tables
-from LiverMarginPanels.compare_logic import PATIENT_SCORES, SCORES, CompareLogic, Comparison, Organ, organs_of
+from LiverMarginPanels.compare_logic import Compared, CompareLogic
+from LiverMarginPanels.compare_result import Comparison
+from LiverMarginPanels.compare_results import CompareResults
+from LiverMarginPanels.organ_choice import Organ, organs_of
 from LiverMarginPanels.panel import RunPanel
+from LiverMarginPanels.prediction_table import PredictionTable
 from LiverMarginPanels.qt_process import connect
-from LiverMarginPanels.worker_client import Command, WorkerClient
+from LiverMarginPanels.worker_client import Command, Later, WorkerClient
 
 _NEEDED = ("skimage", "matplotlib")
 
@@ -31,60 +34,111 @@ class ComparePanel(RunPanel[CompareLogic]):
         Returns how the worker is started; raises `LiverMarginError` where it cannot be.
     other_python : callable
         Returns the path of the Python that runs the worker in place of Slicer's own, or nothing.
+    later : callable
+        As for `WorkerClient`.
     """
 
     def __init__(
-        self, widget: Any, client: WorkerClient, command: Callable[[], Command], other_python: Callable[[], str]
+        self,
+        widget: Any,
+        client: WorkerClient,
+        command: Callable[[], Command],
+        other_python: Callable[[], str],
+        later: Later,
     ) -> None:
         super().__init__(widget, CompareLogic(client), command, _("Compare"))
         self._other_python = other_python
         self._organs: list[Organ] = []
         self._reference: Any = None
-        self._comparison: Comparison | None = None
-        ui = self.ui
-        connect(ui.organBox, "currentIndexChanged(int)", self._organ_chosen)
-        connect(ui.predictionsBox, "checkedNodesChanged()", self.refresh)
-        connect(ui.slicesTable, "currentCellChanged(int,int,int,int)", self._row_chosen)
-        connect(ui.slicesTable, "cellClicked(int,int)", self._row_chosen)
+        self._predictions = PredictionTable(self.ui.predictionsTable, self._prediction_organ_chosen)
+        self.results = CompareResults(self.ui, later, self._say)
+        connect(self.ui.organBox, "currentIndexChanged(int)", self._organ_chosen)
+        connect(self.ui.predictionsBox, "checkedNodesChanged()", self._ticked)
         self.refresh()
 
-    def _node_changed(self) -> None:
-        self._reference = None
-        if self._node is not None:
-            self._list_organs()
+    def enter(self) -> None:
+        """The module is shown: the compare layout comes back if it was there."""
+        self.results.enter()
+
+    def exit(self) -> None:
+        """The module is left: keys and layout belong to others."""
+        self.results.exit()
+
+    def cleanup(self) -> None:
+        """Let go of everything; the panel is not used any more."""
+        self.results.cleanup()
+        super().cleanup()
 
     def refresh(self) -> None:
         """Enable what can be used now, and say why the rest cannot."""
         if self._node is not None and self._node.compareReference is not self._reference:
             self._list_organs()
+            self._list_predictions()
         super().refresh()
 
+    def _node_changed(self) -> None:
+        self._reference = None
+        if self._node is None:
+            self.results.scene_closes()
+            self.logic.forget()
+            return
+        was_blocked = self.ui.predictionsBox.blockSignals(True)
+        for node in self._node.comparePredictions:
+            if node is not None:  # it has left the scene
+                self.ui.predictionsBox.setCheckState(node, qt.Qt.Checked)
+        self.ui.predictionsBox.blockSignals(was_blocked)
+        self._list_organs()
+        self._list_predictions()
+
     def _start(self) -> None:
+        self.results.drop()
         keep = Path(self._node.compareFolder)
         self.logic.start(
-            self._node.compareReference,
-            self._organs[self.ui.organBox.currentIndex],
-            self._predictions(),
+            Compared(self._node.compareReference, self._organs[self.ui.organBox.currentIndex]),
+            self._predictions.compared(),
             self._command(),
+            self._node.compareImage,
             None if str(keep) in ("", ".") else keep,
         )
 
     def _why_not(self) -> str:
-        node = self._node
+        node, predictions = self._node, self._predictions
         if node is None or node.compareReference is None:
             return _("Choose the reference.")
         if not 0 <= self.ui.organBox.currentIndex < len(self._organs):
             return _("The reference holds no segment.")
-        if not self._predictions():
+        if not self._ticked_nodes():
             return _("Tick the segmentations to compare with the reference.")
+        if predictions.problem:
+            return predictions.problem
+        if predictions.undecided():
+            return _("Choose the segment of {name}.").format(name=predictions.undecided()[0])
         if not self._other_python() and any(importlib.util.find_spec(name) is None for name in _NEEDED):
             return _("Packages are missing; install them in the Environment panel.")
         return ""
 
-    def _predictions(self) -> list[Any]:
+    def _show(self, comparison: Comparison) -> None:
+        self.results.show(comparison, self._node.compareImage if self._node is not None else None)
+
+    def _ticked_nodes(self) -> list[Any]:
         """What is ticked, without the reference itself; a node that has left the scene is None there."""
         checked = [node for node in self.ui.predictionsBox.checkedNodes() if node is not None]
-        return [node for node in checked if node is not self._node.compareReference]
+        return [node for node in checked if node is not self._reference]
+
+    def _ticked(self) -> None:
+        if self._node is not None:
+            self._node.comparePredictions = self._ticked_nodes()
+            self._list_predictions()
+            self.refresh()
+
+    def _list_predictions(self) -> None:
+        index = self.ui.organBox.currentIndex
+        name = self._organs[index].name if 0 <= index < len(self._organs) else ""
+        self._predictions.show(self._ticked_nodes(), self._node.comparePredictionOrgans, name)
+
+    def _prediction_organ_chosen(self, node: Any, key: str) -> None:
+        self._node.comparePredictionOrgans = {**self._node.comparePredictionOrgans, node.GetID(): key}
+        self.refresh()
 
     def _list_organs(self) -> None:
         self._reference = self._node.compareReference
@@ -103,43 +157,18 @@ class ComparePanel(RunPanel[CompareLogic]):
         liver = next((n for n, organ in enumerate(self._organs) if organ.is_liver), 0)
         box.setCurrentIndex(keys.index(self._node.compareOrgan) if self._node.compareOrgan in keys else liver)
         box.blockSignals(was_blocked)
+        if self._reference is not None and self._node.compareImage is None:
+            self._node.compareImage = _image_of(self._reference)
 
     def _organ_chosen(self, index: int) -> None:
         if self._node is not None and 0 <= index < len(self._organs):
             self._node.compareOrgan = self._organs[index].key
-
-    def _show(self, comparison: Comparison) -> None:
-        self._comparison = comparison
-        tables.fill(
-            self.ui.modelsTable,
-            (_("Segmentation"), _("Dice"), _("Boundary IoU"), _("HD95 (mm)"), _("ASSD (mm)"), _("RVD")),
-            [(name, *(_cell(scores[key]) for key in PATIENT_SCORES)) for name, scores in comparison.models.items()],
-        )
-        headings = (_("Dice"), _("IoU"), _("Boundary IoU"), _("Mean error (mm)"), _("Beyond (mm)"), _("Short (mm)"))
-        tables.fill(
-            self.ui.slicesTable,
-            (_("Slice"), _("Segmentation"), _("Status"), *headings),
-            [
-                (row.index, row.model, row.status, *(_cell(row.scores.get(key)) for key in SCORES))
-                for row in comparison.slices
-            ],
-            sort_by=3 + SCORES.index("boundary_iou"),
-        )
-        if comparison.files:
-            self._say(
-                _("{count} files were written to {folder}").format(
-                    count=len(comparison.files), folder=comparison.files[0].parent
-                )
-            )
-
-    def _row_chosen(self, row: int, *_others: int) -> None:
-        number = tables.row_of(self.ui.slicesTable, row)
-        if self._comparison is None or not 0 <= number < len(self._comparison.slices):
-            return
-        place = self.logic.place_of(self._comparison.slices[number].index)
-        slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *place, slicer.vtkMRMLSliceNode.OffsetJumpSlice)
+            self._list_predictions()
+            self.refresh()
 
 
-def _cell(value: float | None) -> float | str:
-    """A number that sorts as one; nothing where the score is not defined."""
-    return "" if value is None else round(value, 3)
+def _image_of(node: Any) -> Any:
+    """The image that a segmentation was made on, if it knows."""
+    if not node.IsA("vtkMRMLSegmentationNode"):
+        return None
+    return node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())

@@ -32,8 +32,10 @@ class LiverMarginParameterNode:
         See `TrainSettings`.
     writeSegNrrd, writeNifti, writeNrrd, writeDicom, writeStl, writeObj, writePly, writeKitti, writeReport
         In which formats.
-    compareReference, compareOrgan, compareFolder
-        Reference of the Compare panel, which part of it, and where tables are kept.
+    compareReference, compareOrgan, compareImage, compareFolder
+        Reference of the Compare panel, which part of it, the image behind both, and where results are kept.
+    comparePredictions, comparePredictionOrgans
+        What is compared with it, and which part of each, by node ID, where that was chosen.
     """
 
     inputVolume: slicer.vtkMRMLScalarVolumeNode
@@ -49,8 +51,11 @@ class LiverMarginParameterNode:
     allowMismatch: bool = False
     followSlices: bool = True
 
-    compareReference: Union[slicer.vtkMRMLSegmentationNode, slicer.vtkMRMLLabelMapVolumeNode, None] = None  # noqa: UP007
+    compareReference: Union[slicer.vtkMRMLSegmentationNode, slicer.vtkMRMLScalarVolumeNode, None] = None  # noqa: UP007
     compareOrgan: str = ""
+    compareImage: slicer.vtkMRMLScalarVolumeNode
+    comparePredictions: list[slicer.vtkMRMLDisplayableNode]
+    comparePredictionOrgans: dict[str, str]
     compareFolder: pathlib.Path
     exportSegmentation: slicer.vtkMRMLSegmentationNode
     exportFolder: pathlib.Path

@@ -335,13 +335,19 @@ def _digest(options: list[Any], files: Mapping[str, Path]) -> str:
 
 def _write_surfaces(case: CaseComparison, masks: Mapping[str, BoolArray], folder: Path) -> None:
     """Write the surfaces of the models that have found something."""
+    from LiverMarginLib.report.margin_colours import margin_limit
     from LiverMarginLib.report.margin_surface import margin_surface, write_margin_surface
     from LiverMarginLib.report.pictures import surface_path
 
-    for name, prediction in case.predictions.items():
-        if prediction.margin is not None and len(prediction.margin.prediction_points):
-            surface = margin_surface(prediction.margin, masks[name], case.geometry)
-            write_margin_surface(surface, surface_path(folder, case.case, name))
+    found = {
+        name: prediction.margin
+        for name, prediction in case.predictions.items()
+        if prediction.margin is not None and len(prediction.margin.prediction_points)
+    }
+    limit = margin_limit(margin.at_prediction for margin in found.values())
+    for name, margin in found.items():
+        surface = margin_surface(margin, masks[name], case.geometry, limit)
+        write_margin_surface(surface, surface_path(folder, case.case, name))
 
 
 def _drawn(study: Study, folder: Path) -> list[str]:

@@ -18,6 +18,9 @@ STEPS = (
 MARGIN_ERROR = "MarginError"
 """Name of the point array of a surface file that holds signed margin errors in mm."""
 
+LIMIT = "MarginLimit"
+"""Name of its field array with the one `margin_limit` of all surfaces of a case."""
+
 _LEAST_LIMIT_MM, _MOST_LIMIT_MM = 3.0, 20.0
 
 

@@ -15,14 +15,16 @@ from vtkmodules.vtkIOXML import vtkXMLPolyDataWriter
 from LiverMarginLib.io.atomic import atomic_path
 from LiverMarginLib.io.surfaces import Space, closed_surface
 from LiverMarginLib.metrics.suite import MarginErrors
-from LiverMarginLib.report.margin_colours import MARGIN_ERROR
+from LiverMarginLib.report.margin_colours import LIMIT, MARGIN_ERROR
 from LiverMarginLib.volume import Geometry
 
 # A point of the smoothed surface lies between surface voxels; it gets the mean of this many, the nearer the heavier.
 _NEIGHBOURS = 4
 
 
-def margin_surface(margin: MarginErrors, mask: npt.NDArray[np.bool_], geometry: Geometry) -> vtkPolyData:
+def margin_surface(
+    margin: MarginErrors, mask: npt.NDArray[np.bool_], geometry: Geometry, limit_mm: float
+) -> vtkPolyData:
     """Build a prediction's closed surface and put the margin errors of its surface voxels onto it.
 
     Parameters
@@ -33,12 +35,14 @@ def margin_surface(margin: MarginErrors, mask: npt.NDArray[np.bool_], geometry: 
         The prediction; with at least one voxel.
     geometry : Geometry
         The grid of both: that of the comparison.
+    limit_mm : float
+        Where the colours end; see `margin_limit`.
 
     Returns
     -------
     vtkPolyData
         As `closed_surface`, in RAS mm, with the point array `MARGIN_ERROR`, float32: signed distance in mm to the
-        reference's surface, positive where the prediction reaches beyond it.
+        reference's surface, positive where the prediction reaches beyond it. The field array `LIMIT` holds `limit_mm`.
     """
     surface = closed_surface(mask, geometry)
     to_index = np.linalg.inv(geometry.ijk_to_ras)
@@ -52,6 +56,9 @@ def margin_surface(margin: MarginErrors, mask: npt.NDArray[np.bool_], geometry: 
     values = numpy_to_vtk(error.astype(np.float32), deep=True)
     values.SetName(MARGIN_ERROR)
     surface.GetPointData().SetScalars(values)
+    limit = numpy_to_vtk(np.array([limit_mm]), deep=True)
+    limit.SetName(LIMIT)
+    surface.GetFieldData().AddArray(limit)
     return surface
 
 

@@ -11,7 +11,7 @@ from vtkmodules.vtkIOXML import vtkXMLPolyDataReader
 from LiverMarginLib.cli import main
 from LiverMarginLib.comparison import compare_case
 from LiverMarginLib.io.writers import write_labelmap
-from LiverMarginLib.report.margin_colours import MARGIN_ERROR
+from LiverMarginLib.report.margin_colours import LIMIT, MARGIN_ERROR
 from LiverMarginLib.report.margin_surface import margin_surface, write_margin_surface
 from LiverMarginLib.terminology import LIVER
 from LiverMarginLib.volume import Geometry, LabelMap, axial_view
@@ -38,7 +38,7 @@ def ball(radius: float, shift=(0.0, 0.0, 0.0)) -> LabelMap:
 def surface_of(reference: LabelMap, prediction: LabelMap):
     case = compare_case(reference, {"m": prediction})
     mask = axial_view(prediction.geometry).to_view(prediction.array) > 0
-    surface = margin_surface(case.predictions["m"].margin, mask, case.geometry)
+    surface = margin_surface(case.predictions["m"].margin, mask, case.geometry, 4.0)
     points = vtk_to_numpy(surface.GetPoints().GetData())
     return surface, points, vtk_to_numpy(surface.GetPointData().GetArray(MARGIN_ERROR))
 
@@ -86,6 +86,7 @@ def test_slicer_reads_the_file_in_its_place(tmp_path):
     storage.SetFileName(str(tmp_path / "m.vtp"))
     assert storage.ReadData(node)
     np.testing.assert_allclose(vtk_to_numpy(node.GetPolyData().GetPoints().GetData()), points, atol=1e-4)
+    assert node.GetPolyData().GetFieldData().GetArray(LIMIT).GetValue(0) == 4
 
 
 def test_the_command_line_writes_a_surface_for_each_model_that_found_something(tmp_path, capsys):
