@@ -88,10 +88,17 @@ class CompareView:
         )
         for view in self._views:
             outlines.show(self._node(view).GetID(), view.models)
-        for kind, tag in (VIEW_3D, VIEW_PLOT, VIEW_TABLE):
-            self._scene.GetSingletonNode(tag, kind).SetSaveWithScene(False)
+        space, plot, table = (self._scene.GetSingletonNode(tag, kind) for kind, tag in (VIEW_3D, VIEW_PLOT, VIEW_TABLE))
+        for each in (space, plot, table):
+            each.SetSaveWithScene(False)
+        space.SetBoxVisible(False)
+        space.SetAxisLabelsVisible(False)
+        space.SetOrientationMarkerType(space.OrientationMarkerTypeAxes)
+        for camera in slicer.util.getNodesByClass("vtkMRMLCameraNode", self._scene):
+            if camera.GetLayoutName() == space.GetLayoutName():
+                camera.SetSaveWithScene(False)
+                comparison.places.aim(camera)
         self.set_score(score)
-        plot, table = (self._scene.GetSingletonNode(tag, kind) for kind, tag in (VIEW_PLOT, VIEW_TABLE))
         plot.SetPlotChartNodeID(self._plot.chart.GetID())
         table.SetTableNodeID(self._plot.table.GetID())
         self._table_clicks.begin(self._manager.viewWidget(table))

@@ -19,9 +19,7 @@ class Listed(Enum):
     """Where the reference falls into two or more regions, of which a model easily loses one."""
 
 
-def listed_slices(
-    comparison: Comparison, listed: Listed, score: Score, model: str | None = None
-) -> list[SliceScore]:
+def listed_slices(comparison: Comparison, listed: Listed, score: Score, model: str | None = None) -> list[SliceScore]:
     """Pick slices, the worst first; those without the score come last.
 
     Parameters

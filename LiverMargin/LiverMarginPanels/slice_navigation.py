@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -86,10 +87,29 @@ class SlicePlaces:
         slice_node : vtkMRMLSliceNode
             Turned by `orient`, and as large as it is on the screen.
         """
-        _slices, high, wide = (n * s * (1 + 2 * _MARGIN) for n, s in zip(self._mask.shape, self._grid.spacing, strict=True))
+        size = [n * step for n, step in zip(self._mask.shape, self._grid.spacing, strict=True)]
+        _slices, high, wide = ((1 + 2 * _MARGIN) * side for side in size)
         columns, rows, _one = slice_node.GetDimensions()
         step = max(wide / max(columns, 1), high / max(rows, 1))  # mm a pixel
         slice_node.SetFieldOfView(step * columns, step * rows, slice_node.GetFieldOfView()[2])
+
+    def aim(self, camera_node: Any) -> None:
+        """Let a 3-D view look at the whole reference from in front of the patient.
+
+        Parameters
+        ----------
+        camera_node : vtkMRMLCameraNode
+        """
+        r, a, s = self.middle()
+        size = max(n * step for n, step in zip(self._mask.shape, self._grid.spacing, strict=True))
+        half_angle = math.radians(camera_node.GetCamera().GetViewAngle() / 2)
+        distance = (1 + 2 * _MARGIN) * size / 2 / math.sin(half_angle)
+        was_modifying = camera_node.StartModify()
+        camera_node.SetFocalPoint(r, a, s)
+        camera_node.SetPosition(r, a + distance, s)
+        camera_node.SetViewUp(0, 0, 1)
+        camera_node.ResetClippingRange()
+        camera_node.EndModify(was_modifying)
 
     def _ras(self, i: float, j: float, k: float) -> Place:
         r, a, s, _one = self._grid.ijk_to_ras @ (i, j, k, 1.0)

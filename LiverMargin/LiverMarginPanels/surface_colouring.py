@@ -16,6 +16,8 @@ from LiverMarginPanels.compare_plot import rgb
 from LiverMarginPanels.scene_furniture import Furniture
 
 _SLICE_LINE_PX = 4
+# Fewer than twenty would be taken for named colours.
+_TONES = 255
 
 
 class MarginSurfaces:
@@ -82,21 +84,24 @@ class MarginSurfaces:
         limit = node.GetPolyData().GetFieldData().GetArray(LIMIT).GetValue(0)
         node.SetAndObserveDisplayNodeID(display.GetID())
         display.SetActiveScalar(MARGIN_ERROR, vtk.vtkAssignAttribute.POINT_DATA)
-        display.SetAndObserveColorNodeID(self._colour_node(limit).GetID())
+        display.SetAndObserveColorNodeID(self._colour_node().GetID())
         display.SetScalarRangeFlag(slicer.vtkMRMLDisplayNode.UseManualScalarRange)
         display.SetScalarRange(-limit, limit)
         display.SetScalarVisibility(True)
         display.SetSliceIntersectionThickness(_SLICE_LINE_PX)
         return node
 
-    def _colour_node(self, limit: float) -> Any:
+    def _colour_node(self) -> Any:
         """Orange where a prediction falls short, purple where it reaches beyond, as in the report."""
         if self._colours is None:
-            function = vtk.vtkDiscretizableColorTransferFunction()
+            function = vtk.vtkColorTransferFunction()
             for number, colour in enumerate(STEPS):
-                function.AddRGBPoint(limit * (2 * number / (len(STEPS) - 1) - 1), *rgb(colour))
-            self._colours = self._furniture.add("vtkMRMLProceduralColorNode", _("Margin error"))
-            self._colours.SetAndObserveColorTransferFunction(function)
+                function.AddRGBPoint(number / (len(STEPS) - 1), *rgb(colour))
+            self._colours = self._furniture.add("vtkMRMLColorTableNode", _("Margin error"))
+            self._colours.SetTypeToUser()
+            self._colours.SetNumberOfColors(_TONES)
+            for tone in range(_TONES):
+                self._colours.SetColor(tone, str(tone), *function.GetColor(tone / (_TONES - 1)))
         return self._colours
 
     def _show_legend(self, model: str | None, view: str) -> None:
@@ -106,7 +111,7 @@ class MarginSurfaces:
             if legend is None and name == model:
                 legend = logic.AddDefaultColorLegendDisplayNode(node)
                 self._furniture.adopt(legend)
-                legend.SetTitleText(_("Margin error (mm)\nshort < 0 < beyond"))
+                legend.SetTitleText(_("Margin error (mm)"))
                 legend.SetLabelFormat("%.0f")
                 legend.SetNumberOfLabels(5)
                 legend.AddViewNodeID(view)

@@ -9,6 +9,7 @@ import threading
 import types
 import xml.etree.ElementTree
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from LiverMarginPanels.signals import Signal
@@ -128,8 +129,12 @@ class Widget:
         self.slots.setdefault(signal, []).append(slot)
         return True
 
+    def disconnect(self, signal: str, slot) -> bool:
+        self.slots[signal].remove(slot)
+        return True
+
     def emit(self, signal: str, *arguments) -> None:
-        for slot in self.slots[signal]:
+        for slot in list(self.slots[signal]):
             slot(*arguments)
 
     def click(self) -> None:
@@ -149,8 +154,22 @@ class Widget:
     def checkedNodes(self) -> tuple:
         return tuple(self.items)
 
+    def setCheckState(self, node: object, state: int) -> None:
+        if state == CHECKED and node not in self.items:
+            self.items.append(node)
+
     def setCurrentIndex(self, index: int) -> None:
         self.currentIndex = index
+
+    def choose_index(self, index: int) -> None:
+        """What a user does to a box."""
+        self.currentIndex = index
+        self.emit("currentIndexChanged(int)", index)
+
+    def toggle(self, checked: bool) -> None:
+        """What a user does to a check box."""
+        self.checked = checked
+        self.emit("toggled(bool)", checked)
 
     def setCurrentPath(self, path: str) -> None:
         self.currentPath = path
@@ -200,6 +219,7 @@ class Table(Widget):
         super().__init__(name)
         self.cells: dict[tuple[int, int], Item] = {}
         self.current = -1
+        self.sorting = False
 
     def setSortingEnabled(self, enabled: bool) -> None:
         self.sorting = enabled
@@ -208,7 +228,7 @@ class Table(Widget):
         return self
 
     def setSortIndicator(self, column: int, order: int) -> None:
-        self.sorted_by = column
+        self.sorted_by, self.order = column, order
 
     def setRowCount(self, rows: int) -> None:
         self.rows, self.cells = rows, {}
@@ -229,8 +249,41 @@ class Table(Widget):
     def resizeColumnsToContents(self) -> None:
         pass
 
+    @property
+    def rowCount(self) -> int:
+        return self.rows
+
+    def setCellWidget(self, row: int, column: int, widget: Widget) -> None:
+        self.cells[row, column] = widget
+
     def currentRow(self) -> int:
         return self.current
+
+    def setCurrentCell(self, row: int, column: int) -> None:
+        assert 0 <= row < self.rows
+        before, self.current = self.current, row
+        if before != row:
+            self.emit("currentCellChanged(int,int,int,int)", row, column, before, column)
+
+
+class Shortcut(Widget):
+    """A QShortcut; the main window keeps it."""
+
+    made: ClassVar[list[Shortcut]] = []
+
+    def __init__(self, keys: str, parent: object) -> None:
+        super().__init__(keys)
+        self.made.append(self)
+
+    def setEnabled(self, enabled: bool) -> None:
+        self.enabled = enabled
+
+    def deleteLater(self) -> None:
+        self.made.remove(self)
+
+    def press(self) -> None:
+        if self.enabled:
+            self.emit("activated()")
 
 
 class Item:
@@ -321,8 +374,12 @@ def install(monkeypatch: pytest.MonkeyPatch, scene=None, settings: dict | None =
 
     qt = types.ModuleType("qt")
     qt.Qt = types.SimpleNamespace(
-        DisplayRole=0, UserRole=256, AscendingOrder=0, Checked=CHECKED, Unchecked=UNCHECKED, AlignCenter=132
-    )
+        DisplayRole=0, UserRole=256, AscendingOrder=0, Checked=CHECKED, Unchecked=UNCHECKED, AlignCenter=132,
+        DescendingOrder=1,
+    )  # fmt: skip
+    qt.QComboBox, qt.QShortcut, qt.QKeySequence = Widget, Shortcut, str
+    qt.QAbstractItemView = types.SimpleNamespace(SelectRows=1, SingleSelection=1)
+    monkeypatch.setattr(Shortcut, "made", [])
     qt.QFrame, qt.QVBoxLayout, qt.QLabel = Frame, Frame, Frame
     qt.QTableWidgetItem = qt.QListWidgetItem = Item
     qt.QSettings = lambda: types.SimpleNamespace(setValue=seen.settings.__setitem__)
@@ -372,7 +429,10 @@ def install(monkeypatch: pytest.MonkeyPatch, scene=None, settings: dict | None =
     )
     for name in [name for name in sys.modules if name.startswith("LiverMarginPanels.") and "panel" in name[18:]]:
         monkeypatch.delitem(sys.modules, name)
-    for name in ("tables", "parameter_node", "drop_area", "model_list"):
+    for name in (
+        "tables", "parameter_node", "drop_area", "model_list", "compare_plot", "compare_results", "compare_view",
+        "prediction_table", "shortcuts", "surface_colouring",
+    ):  # fmt: skip
         monkeypatch.delitem(sys.modules, f"LiverMarginPanels.{name}", raising=False)
     monkeypatch.delitem(sys.modules, "LiverMargin", raising=False)
     return seen

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import csv
 import sys
-import types
+from pathlib import Path
 
 import numpy as np
 import pytest
+from compare_stage import CompareStage, table_rows
 from conftest import REPOSITORY
-from LiverMarginPanels.compare_logic import CompareLogic, Organ, counterpart, organ_labels, organs_of
+from LiverMarginPanels.compare_logic import Compared, CompareLogic
+from LiverMarginPanels.organ_choice import Organ, counterpart, organ_labels, organs_of
 from LiverMarginPanels.worker_client import Command, WorkerClient
-from slicer_stand_ins import COMMAND, READY, Parameters, RealProcess
+from slicer_stand_ins import COMMAND, READY, FakeProcess, Parameters, RealProcess, Shortcut
 from test_mrml import add_volume, geometry
-from test_slicer_module_panels import Stage
 
 from LiverMarginLib import mrml
 from LiverMarginLib.errors import InputError
@@ -23,11 +24,12 @@ from LiverMarginLib.volume import LabelMap, axial_view
 
 pytestmark = pytest.mark.slicer
 SHAPE = (12, 14, 16)
+WORKER = Command(sys.executable, REPOSITORY)
 
 
 @pytest.fixture
-def stage(monkeypatch, tmp_path) -> Stage:
-    return Stage(monkeypatch, tmp_path)
+def stage(monkeypatch, tmp_path) -> CompareStage:
+    return CompareStage(monkeypatch, tmp_path)
 
 
 def box(orientation: str, start=(2, 3, 4), stop=(9, 10, 12), label=1) -> np.ndarray:
@@ -38,35 +40,45 @@ def box(orientation: str, start=(2, 3, 4), stop=(9, 10, 12), label=1) -> np.ndar
     return array
 
 
-def add(stage: Stage, name: str, array: np.ndarray, orientation="LPS", segments=(LIVER,)):
+def add(stage: CompareStage, name: str, array: np.ndarray, orientation="LPS", segments=(LIVER,)):
     grid = geometry(orientation, SHAPE)
     volume = stage.scene.GetFirstNodeByName("volume") or add_volume(stage.scene, grid, np.zeros(SHAPE, np.int16))
     return mrml.labels_to_node(LabelMap(array, grid, segments), volume, name)
 
 
+def whole(node) -> Compared:
+    (organ,) = organs_of(node)
+    return Compared(node, organ)
+
+
+def logic_of(stage: CompareStage):
+    process = RealProcess()
+    logic = CompareLogic(WorkerClient(lambda: process, stage.clock.later), stage.runs)
+    ends: list = []
+    logic.succeeded.connect(ends.append)
+    logic.failed.connect(ends.append)
+    return logic, process, ends
+
+
 @pytest.mark.parametrize("orientation", ["LPS", "coronal", "oblique"])
-def test_slices_are_measured_and_a_row_leads_to_the_place(stage, orientation, tmp_path):
+def test_slices_are_measured_and_lead_to_their_places(stage, orientation, tmp_path):
     truth = box(orientation)
     reference = add(stage, "truth", truth, orientation)
     exact = add(stage, "same", truth, orientation)
     shorter = add(stage, "same", box(orientation, stop=(7, 10, 12)), orientation)  # two slices are missed
-    process = RealProcess()
-    logic = CompareLogic(WorkerClient(lambda: process, stage.clock.later), stage.runs)
-    ends = []
-    logic.succeeded.connect(ends.append)
-    logic.failed.connect(ends.append)
-    organ = organs_of(reference)[0]
-    command = Command(sys.executable, REPOSITORY)
-    logic.start(reference, organ, [exact, shorter], command, tmp_path / "kept")
+    logic, process, ends = logic_of(stage)
+    image = stage.scene.GetFirstNodeByName("volume")
+    logic.start(whole(reference), [whole(exact), whole(shorter)], WORKER, image, tmp_path / "kept")
     process.wait()
     (comparison,) = ends
     assert not list(stage.runs.iterdir())
     assert comparison.models["same"]["dice"] == 1
     assert comparison.models["same (2)"]["dice"] == pytest.approx(2 * 5 / (5 + 7))
-    assert {path.name for path in comparison.files} >= {"per_slice.csv", "per_patient.csv", "summary.json"}
+    names = {path.name for path in comparison.outputs}
+    assert names >= {"per_slice.csv", "per_patient.csv", "summary.json", "report.html"} and comparison.kept
+    assert all(path.is_file() for path in comparison.surfaces.values()) and len(comparison.surfaces) == 2
     missed = [row for row in comparison.slices if row.status == "missed"]
     assert {(row.model, row.index) for row in missed} == {("same (2)", 7), ("same (2)", 8)}
-    assert comparison.slices[0] in missed  # the worst come first
     assert {row.index for row in comparison.slices} == set(range(2, 9))
 
     # The table's own position of the slice, computed from the reference by the library.
@@ -74,9 +86,53 @@ def test_slices_are_measured_and_a_row_leads_to_the_place(stage, orientation, tm
         positions = {int(row["index"]): float(row["position_mm"]) for row in csv.DictReader(stream)}
     view = axial_view(geometry(orientation, SHAPE)).geometry
     middle = view.ijk_to_ras @ (7.5, 6, 5, 1)  # of i 4..11, j 3..9
-    np.testing.assert_allclose(logic.place_of(5), middle[:3], atol=1e-9)
+    np.testing.assert_allclose(comparison.places.place(5), middle[:3], atol=1e-9)
+    np.testing.assert_allclose(comparison.places.place(0), (view.ijk_to_ras @ (7.5, 6, 0, 1))[:3], atol=1e-9)
     if orientation != "oblique":
-        assert logic.place_of(5)[2] == pytest.approx(positions[5])
+        assert comparison.places.place(5)[2] == pytest.approx(positions[5])
+    logic.abandon()
+    assert (tmp_path / "kept" / "report.html").is_file()  # the user's own folder is never removed
+
+
+def test_results_without_a_folder_live_as_long_as_the_comparison(stage, tmp_path):
+    logic, process, ends = logic_of(stage)
+    logic.start(whole(add(stage, "truth", box("LPS"))), [whole(add(stage, "model", box("LPS")))], WORKER)
+    process.wait()
+    (comparison,) = ends
+    assert comparison.report.is_file() and [path.name for path in stage.runs.iterdir()] == [comparison.folder.name]
+    comparison.save(tmp_path / "saved")
+    saved = {path.name for path in (tmp_path / "saved").rglob("*") if path.is_file()}
+    assert saved == {path.name for path in comparison.outputs} and "report.html" in saved
+    logic.abandon()
+    assert not list(stage.runs.iterdir())
+
+
+def test_a_run_that_fails_or_is_refused_leaves_no_folder(stage):
+    process = stage.process
+    logic = CompareLogic(stage.client, stage.runs)
+    failures = []
+    logic.failed.connect(failures.append)
+    reference = whole(add(stage, "truth", box("LPS")))
+    with pytest.raises(InputError, match="nothing to compare"):
+        logic.start(reference, [], COMMAND)
+    with pytest.raises(InputError, match="is empty"):
+        logic.start(whole(add(stage, "empty", box("LPS", label=0))), [reference], COMMAND)
+    assert not list(stage.runs.iterdir())
+    logic.start(reference, [reference], COMMAND)
+    assert len(list(stage.runs.iterdir())) == 2
+    process.ended.emit(1, True)
+    assert failures[0].kind == "crash" and not list(stage.runs.iterdir())
+
+
+def test_an_image_that_cannot_be_drawn_on_does_not_stop_the_comparison(stage):
+    logic = CompareLogic(stage.client, stage.runs)
+    said = []
+    logic.noticed.connect(said.append)
+    reference = whole(add(stage, "truth", box("LPS")))
+    image = stage.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "nothing in it")
+    logic.start(reference, [reference], COMMAND, image)
+    assert stage.process.job["image"] is None and "holds no voxels" in said[0]
+    logic.abandon()
 
 
 def test_the_organ_of_a_prediction_is_found_by_name_then_by_meaning_and_never_by_order(stage):
@@ -86,25 +142,42 @@ def test_the_organ_of_a_prediction_is_found_by_name_then_by_meaning_and_never_by
     swapped = add(stage, "swapped", array, segments=mass_first)
     single = add(stage, "single", box("LPS"), segments=(Segment(1, "AB", (1, 2, 3)),))
     assert [(organ.name, organ.is_liver) for organ in organs_of(both)] == [("Liver", True), ("Mass in Liver", False)]
-    assert counterpart(both, "liver").name == "Liver"
-    assert counterpart(swapped, "liver").name == "Leber"
-    assert organ_labels(swapped, counterpart(swapped, "liver")).array.sum() == 2 * 9
-    assert counterpart(single, "liver").name == "AB"
+    assert counterpart(organs_of(both), "liver").name == "Liver"
+    assert counterpart(organs_of(swapped), "liver").name == "Leber"
+    assert organ_labels(swapped, counterpart(organs_of(swapped), "liver")).array.sum() == 2 * 9
+    assert counterpart(organs_of(single), "liver").name == "AB"
     two = add(stage, "two", array, segments=(Segment(1, "A", (1, 2, 3)), Segment(2, "B", (1, 2, 3))))
-    with pytest.raises(InputError, match="no single segment"):
-        counterpart(two, "liver")
+    assert counterpart(organs_of(two), "liver") is None
 
 
-def test_labels_of_a_label_map_are_offered_by_value(stage):
+@pytest.mark.parametrize("kind", ["vtkMRMLLabelMapVolumeNode", "vtkMRMLScalarVolumeNode"])
+def test_labels_of_label_maps_and_plain_volumes_are_offered_by_value(stage, kind):
     array = box("LPS", label=5)
-    node = add_volume(stage.scene, geometry("LPS", SHAPE), array.astype(np.int16), "vtkMRMLLabelMapVolumeNode")
+    node = add_volume(stage.scene, geometry("LPS", SHAPE), array.astype(np.int16), kind)
     assert organs_of(node) == [Organ("5", "5")]
     np.testing.assert_array_equal(organ_labels(node, Organ("5", "5")).array, array // 5)
 
 
-def compare_panel(stage: Stage, **parameters):
-    panel = stage.panel("Compare", stage.client, lambda: COMMAND, lambda: "")
-    node = Parameters(**({"compareReference": None, "compareOrgan": "", "compareFolder": ""} | parameters))
+def test_an_image_is_not_taken_for_labels(stage):
+    grid = geometry("LPS", SHAPE)
+    ct = add_volume(stage.scene, grid, np.full(SHAPE, -1000, np.int16))
+    with pytest.raises(InputError, match="an image, not a label map"):
+        organs_of(ct)
+    mr = add_volume(stage.scene, grid, np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE))
+    with pytest.raises(InputError, match="is an image"):
+        organs_of(mr)
+
+
+PARAMETERS = {
+    "compareReference": None, "compareOrgan": "", "compareFolder": "", "compareImage": None,
+    "comparePredictions": [], "comparePredictionOrgans": {},
+}  # fmt: skip
+
+
+def compare_panel(stage: CompareStage, **parameters):
+    panel = stage.panel("Compare", stage.client, lambda: COMMAND, lambda: "", stage.clock.later)
+    panel.logic._temporary = stage.runs
+    node = Parameters(**(PARAMETERS | parameters))
     panel.set_parameter_node(node)
     return panel, node
 
@@ -114,41 +187,177 @@ def tick(panel, *nodes) -> None:
     panel.ui.predictionsBox.emit("checkedNodesChanged()")
 
 
+def run(stage: CompareStage, panel) -> None:
+    """Let the real worker compare."""
+    process = stage.process = RealProcess()
+    panel._command = lambda: WORKER
+    panel.ui.applyButton.click()
+    assert panel.ui.applyButton.text == "Cancel"
+    process.wait()
+    stage.clock.pass_by(1)
+    assert panel.ui.resultBox.visible, panel.ui.messageLabel.text
+
+
+def two_readers(stage: CompareStage):
+    """A panel that has compared two readers, with no model at all; the second has missed two slices."""
+    panel, node = compare_panel(stage, compareReference=add(stage, "reader A", box("LPS")))
+    panel.enter()
+    tick(panel, add(stage, "reader B", box("LPS", stop=(7, 10, 12))), add(stage, "reader C", box("LPS")))
+    run(stage, panel)
+    return panel, node
+
+
 def test_the_compare_panel_says_what_is_still_to_be_chosen(stage):
     panel, node = compare_panel(stage)
     assert "reference" in panel.ui.applyButton.toolTip
     node.compareReference = add(stage, "truth", box("LPS"))
     node.changed()
     assert panel.ui.organBox.items == ["Liver"] and "Tick" in panel.ui.applyButton.toolTip
+    assert node.compareImage.GetName() == "volume"  # the one that the reference was made on
     tick(panel, node.compareReference, None)  # the reference itself, and a node that has left the scene
     assert not panel.ui.applyButton.enabled
     tick(panel, add(stage, "model", box("LPS")))
     assert panel.ui.applyButton.enabled
 
 
-def test_a_click_on_a_row_moves_all_views_to_the_slice(stage, monkeypatch):
-    import slicer
-
-    panel, _node = compare_panel(stage, compareReference=add(stage, "truth", box("LPS")))
-    tick(panel, add(stage, "model", box("LPS", stop=(8, 10, 12))))
-    process = stage.process = RealProcess()
-    panel._command = lambda: Command(sys.executable, REPOSITORY)
+def test_each_prediction_has_its_own_segment_and_the_choice_is_kept(stage):
+    array = box("LPS") + box("LPS", (10, 0, 0), (12, 3, 3), 2)
+    unnamed = (Segment(1, "A", (1, 2, 3)), Segment(2, "B", (1, 2, 3)))
+    model = add(stage, "model", array, segments=unnamed)
+    labels = add_volume(stage.scene, geometry("LPS", SHAPE), box("LPS", label=7), "vtkMRMLLabelMapVolumeNode")
+    panel, node = compare_panel(stage, compareReference=add(stage, "truth", box("LPS")))
+    tick(panel, model, labels)
+    table = panel.ui.predictionsTable
+    assert [table.item(row, 1).items for row in range(2)] == [["A", "B"], ["7"]]
+    assert panel.ui.applyButton.toolTip == "Choose the segment of model." and table.item(1, 1).currentIndex == 0
+    table.item(0, 1).choose_index(0)
+    assert panel.ui.applyButton.enabled and len(node.comparePredictionOrgans) == 1
+    again, _node = compare_panel(stage, **{name: getattr(node, name) for name in PARAMETERS})  # as from a saved scene
+    assert again.ui.predictionsBox.items == [model, labels] and again.ui.applyButton.enabled
+    assert again.ui.predictionsTable.item(0, 1).currentIndex == 0
     panel.ui.applyButton.click()
-    assert panel.ui.applyButton.text == "Cancel"
-    process.wait()
-    assert panel.ui.resultBox.visible, panel.ui.messageLabel.text
+    assert list(stage.process.job["predictions"]) == ["model", "volume"]
+    panel.cleanup()
+
+
+def test_a_prediction_that_is_an_image_is_said_and_not_compared(stage):
+    panel, _node = compare_panel(stage, compareReference=add(stage, "truth", box("LPS")))
+    tick(panel, add_volume(stage.scene, geometry("LPS", SHAPE), np.full(SHAPE, -5, np.int16)))
+    assert "not a label map" in panel.ui.applyButton.toolTip and not panel.ui.applyButton.enabled
+
+
+def test_a_click_on_a_row_moves_all_views_of_the_comparison_to_the_slice_and_no_other(stage):
+    panel, _node = two_readers(stage)
     table = panel.ui.slicesTable
-    assert (table.item(0, 0).data(0), table.item(0, 2).data(0)) == (8, "missed")
-    assert table.headings[table.sorted_by] == "Boundary IoU"
-    assert panel.ui.modelsTable.item(0, 0).data(0) == "model"
-    jumps = []
-    slice_node = types.SimpleNamespace(OffsetJumpSlice=0, JumpAllSlices=lambda scene, *place: jumps.append(place))
-    monkeypatch.setattr(slicer, "vtkMRMLSliceNode", slice_node)
+    assert table_rows(table, 0)[:2] == [7, 8] and table_rows(table, 3)[:2] == ["reference only"] * 2
+    assert table.headings[table.sorted_by] == "Boundary IoU" and table.order == 0
+    assert panel.ui.modelsTable.item(0, 0).data(0) == "reader B"
+    red = stage.slice_node("Red").GetSliceOffset()
     table.cells[0, 0], table.cells[3, 0] = table.cells[3, 0], table.cells[0, 0]  # the user has sorted
     table.emit("cellClicked(int,int)", 3, 1)
-    assert jumps == [(*panel.logic.place_of(8), 0)]
+    place = panel.results._comparison.places.place(7)
+    for tag in ("LiverMarginAll", "LiverMargin1", "LiverMargin2"):
+        assert stage.slice_node(tag).GetSliceOffset() == pytest.approx(place[2])
+    assert stage.slice_node("Red").GetSliceOffset() == red
     table.emit("currentCellChanged(int,int,int,int)", -1, -1, 0, 0)  # the table is being emptied
-    assert len(jumps) == 1
+    assert panel.ui.placeLabel.text == "4 of 14: slice 7 of reader B"
+
+
+def test_without_the_compare_layout_a_click_moves_the_users_own_views(stage):
+    panel, _node = two_readers(stage)
+    before = stage.manager.history[0]
+    panel.ui.layoutCheck.toggle(False)
+    assert stage.manager.layout == before
+    panel.ui.slicesTable.emit("cellClicked(int,int)", 0, 1)
+    place = panel.results._comparison.places.place(7)
+    assert stage.slice_node("Red").GetSliceOffset() == pytest.approx(place[2])
+    panel.ui.layoutCheck.toggle(True)
+    assert stage.manager.layout != before
+
+
+def test_keys_and_buttons_walk_through_the_slices_from_the_worst_on(stage):
+    panel, _node = two_readers(stage)
+    following, previous = Shortcut.made
+    assert (following.name, previous.name) == ("Alt+Right", "Alt+Left")
+    offset = stage.slice_node("LiverMargin1").GetSliceOffset
+    following.press()
+    following.press()
+    places = panel.results._comparison.places
+    assert panel.ui.slicesTable.currentRow() == 1 and offset() == pytest.approx(places.place(8)[2])
+    previous.press()
+    previous.press()  # the first row is the end
+    assert panel.ui.slicesTable.currentRow() == 0 and offset() == pytest.approx(places.place(7)[2])
+    panel.ui.nextButton.click()
+    assert panel.ui.slicesTable.currentRow() == 1
+    panel.exit()
+    following.press()
+    assert panel.ui.slicesTable.currentRow() == 1
+    panel.cleanup()
+    assert not Shortcut.made
+
+
+def test_the_keys_of_the_module_are_free_in_slicer():
+    """Taken, as tried in the application; a key that two things have does nothing at all, silently."""
+    from LiverMarginPanels import shortcuts
+
+    taken = {f"Ctrl+{key}" for key in (*"0123456CFGHOSVWXYZ", "Left", "Right")}
+    taken |= {f"Ctrl+Shift+{key}" for key in ("A", "T", "Space", "Down", "Left", "Right")}
+    ours = [shortcuts.NEXT, shortcuts.PREVIOUS]
+    assert len(set(ours)) == len(ours) and not set(ours) & taken
+
+
+def test_the_list_can_be_narrowed_and_sorted_by_another_score(stage):
+    panel, _node = two_readers(stage)
+    ui = panel.ui
+    assert ui.showBox.items == ["all slices", "the worst of each", "slices with two regions"]
+    ui.modelBox.choose_index(1)
+    assert set(table_rows(ui.slicesTable, 2)) == {"reader B"}
+    ui.showBox.choose_index(2)
+    assert ui.slicesTable.rows == 0 and not ui.nextButton.enabled
+    ui.showBox.choose_index(0)
+    ui.scoreBox.choose_index(ui.scoreBox.items.index("HD95 (mm)"))
+    assert ui.slicesTable.headings[ui.slicesTable.sorted_by] == "HD95 (mm)" and ui.slicesTable.order == 1
+    assert table_rows(ui.slicesTable, 0)[0] == 8  # two slices away from what was found
+    chart = stage.scene.GetFirstNodeByClass("vtkMRMLPlotChartNode")
+    assert chart.GetYAxisTitle() == "HD95 (mm)"
+
+
+def test_the_files_are_shown_opened_and_saved(stage, tmp_path):
+    panel, _node = two_readers(stage)
+    ui, seen = panel.ui, stage.seen
+    assert "until the next comparison" in ui.filesLabel.text and Path(ui.reportButton.toolTip).is_file()
+    ui.reportButton.click()
+    ui.folderButton.click()
+    assert seen.urls == [ui.reportButton.toolTip, ui.folderButton.toolTip]
+    seen.folder = str(tmp_path / "saved")
+    ui.saveButton.click()
+    assert (tmp_path / "saved" / "per_slice.csv").is_file() and str(tmp_path / "saved") in ui.filesLabel.text
+    (tmp_path / "file").touch()
+    seen.folder = str(tmp_path / "file")
+    ui.saveButton.click()
+    assert "Not everything could be saved" in ui.messageLabel.text
+    panel.cleanup()
+    assert not list(stage.runs.iterdir())
+
+
+def test_leaving_the_module_brings_the_users_layout_back_and_entering_it_the_comparison(stage):
+    panel, _node = two_readers(stage)
+    before, ours = stage.manager.history[0], stage.manager.layout
+    assert ours != before
+    panel.exit()
+    assert stage.manager.layout == before
+    panel.enter()
+    assert stage.manager.layout == ours
+
+
+def test_a_comparison_that_ends_while_another_module_is_shown_waits(stage):
+    panel, _node = compare_panel(stage, compareReference=add(stage, "truth", box("LPS")))
+    tick(panel, add(stage, "model", box("LPS")))
+    run(stage, panel)
+    assert stage.manager.layout == stage.manager.history[0]
+    assert not any(shortcut.enabled for shortcut in Shortcut.made)
+    panel.enter()
+    assert stage.manager.layout != stage.manager.history[0]
 
 
 def test_a_comparison_that_fails_or_is_cancelled_brings_the_panel_back(stage):
@@ -159,6 +368,7 @@ def test_a_comparison_that_fails_or_is_cancelled_brings_the_panel_back(stage):
     stage.process.ended.emit(0, False)
     assert panel.ui.messageLabel.text == "Bad; choose another." and panel.ui.applyButton.enabled
     assert not panel.ui.progressBar.visible
+    stage.process = FakeProcess()
     panel.ui.applyButton.click()
     panel.ui.applyButton.click()
     stage.process.ended.emit(0, False)
@@ -167,9 +377,25 @@ def test_a_comparison_that_fails_or_is_cancelled_brings_the_panel_back(stage):
     assert not node._observers
 
 
-def test_segmentations_without_a_common_organ_are_refused_in_the_panel(stage):
-    panel, _node = compare_panel(stage, compareReference=add(stage, "truth", box("LPS")))
-    two = (Segment(1, "A", (1, 2, 3)), Segment(2, "B", (1, 2, 3)))
-    tick(panel, add(stage, "model", box("LPS"), segments=two))
+def test_the_scene_can_be_closed_while_a_comparison_runs_and_while_one_is_shown(stage):
+    panel, _node = two_readers(stage)
+    before = stage.manager.history[0]
+    process = stage.process = RealProcess()
     panel.ui.applyButton.click()
-    assert "no single segment" in panel.ui.messageLabel.text and not panel.logic.running
+    panel.set_parameter_node(None)  # as the module does when the scene starts to close
+    stage.scene.Clear(0)
+    process.wait()
+    stage.clock.pass_by(1)
+    assert stage.manager.layout == before
+    assert not panel.ui.resultBox.visible and not panel.logic.running and not list(stage.runs.iterdir())
+    panel.set_parameter_node(Parameters(**PARAMETERS))
+    assert "reference" in panel.ui.applyButton.toolTip
+
+
+def test_a_gui_that_lacks_packages_says_so(stage, monkeypatch):
+    import importlib.util
+
+    panel, _node = compare_panel(stage, compareReference=add(stage, "truth", box("LPS")))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    tick(panel, add(stage, "model", box("LPS")))
+    assert "Environment panel" in panel.ui.applyButton.toolTip

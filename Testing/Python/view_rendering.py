@@ -19,6 +19,7 @@ SPACE_MANAGERS = (
     "vtkMRMLModelDisplayableManager",
     "vtkMRMLSegmentationsDisplayableManager3D",
     "vtkMRMLColorLegendDisplayableManager",
+    "vtkMRMLOrientationMarkerDisplayableManager",
 )
 
 _PROBE = """
