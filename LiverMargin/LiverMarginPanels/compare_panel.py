@@ -78,9 +78,10 @@ class ComparePanel(RunPanel[CompareLogic]):
 
     def _node_changed(self) -> None:
         self._reference = None
-        if self._node is None:
+        if self._node is None:  # the scene is being closed, and what is compared goes with it
             self.results.scene_closes()
-            self.logic.forget()
+            self.logic.abandon()
+            self._idle()
             return
         was_blocked = self.ui.predictionsBox.blockSignals(True)
         for node in self._node.comparePredictions:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import csv
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,9 +19,12 @@ from test_mrml import add_volume, geometry
 
 from LiverMarginLib import mrml
 from LiverMarginLib.errors import InputError
-from LiverMarginLib.events import Failure, Progress
+from LiverMarginLib.events import Failure, Progress, Result
+from LiverMarginLib.io.volume_writers import write_volume
+from LiverMarginLib.jobs import run as run_job
+from LiverMarginLib.jobs.compare import CompareJob
 from LiverMarginLib.terminology import LIVER, LIVER_MASS, Segment
-from LiverMarginLib.volume import LabelMap, axial_view
+from LiverMarginLib.volume import LabelMap, Volume, axial_view
 
 pytestmark = pytest.mark.slicer
 SHAPE = (12, 14, 16)
@@ -60,51 +64,41 @@ def logic_of(stage: CompareStage):
     return logic, process, ends
 
 
-@pytest.mark.parametrize("orientation", ["LPS", "coronal", "oblique"])
-def test_slices_are_measured_and_lead_to_their_places(stage, orientation, tmp_path):
+@pytest.mark.parametrize(("orientation", "folder"), [("coronal", None), ("oblique", "kept")])
+def test_slices_are_measured_and_lead_to_their_places(stage, orientation, folder, tmp_path):
     truth = box(orientation)
     reference = add(stage, "truth", truth, orientation)
     exact = add(stage, "same", truth, orientation)
     shorter = add(stage, "same", box(orientation, stop=(7, 10, 12)), orientation)  # two slices are missed
     logic, process, ends = logic_of(stage)
     image = stage.scene.GetFirstNodeByName("volume")
-    logic.start(whole(reference), [whole(exact), whole(shorter)], WORKER, image, tmp_path / "kept")
+    keep = tmp_path / folder if folder else None
+    logic.start(whole(reference), [whole(exact), whole(shorter)], WORKER, image, keep)
     process.wait()
     (comparison,) = ends
-    assert not list(stage.runs.iterdir())
+    assert comparison.kept == bool(folder)
     assert comparison.models["same"]["dice"] == 1
     assert comparison.models["same (2)"]["dice"] == pytest.approx(2 * 5 / (5 + 7))
     names = {path.name for path in comparison.outputs}
-    assert names >= {"per_slice.csv", "per_patient.csv", "summary.json", "report.html"} and comparison.kept
+    assert names >= {"per_slice.csv", "per_patient.csv", "summary.json", "report.html"}
     assert all(path.is_file() for path in comparison.surfaces.values()) and len(comparison.surfaces) == 2
     missed = [row for row in comparison.slices if row.status == "missed"]
     assert {(row.model, row.index) for row in missed} == {("same (2)", 7), ("same (2)", 8)}
     assert {row.index for row in comparison.slices} == set(range(2, 9))
 
-    # The table's own position of the slice, computed from the reference by the library.
-    with (tmp_path / "kept" / "per_slice.csv").open(newline="") as stream:
-        positions = {int(row["index"]): float(row["position_mm"]) for row in csv.DictReader(stream)}
     view = axial_view(geometry(orientation, SHAPE)).geometry
     middle = view.ijk_to_ras @ (7.5, 6, 5, 1)  # of i 4..11, j 3..9
     np.testing.assert_allclose(comparison.places.place(5), middle[:3], atol=1e-9)
     np.testing.assert_allclose(comparison.places.place(0), (view.ijk_to_ras @ (7.5, 6, 0, 1))[:3], atol=1e-9)
-    if orientation != "oblique":
-        assert comparison.places.place(5)[2] == pytest.approx(positions[5])
-    logic.abandon()
-    assert (tmp_path / "kept" / "report.html").is_file()  # the user's own folder is never removed
+    if orientation == "coronal":  # the table's own position, computed from the reference by the library
+        (row,) = [row for row in comparison.slices if (row.model, row.index) == ("same", 5)]
+        assert comparison.places.place(5)[2] == pytest.approx(row.position_mm)
 
-
-def test_results_without_a_folder_live_as_long_as_the_comparison(stage, tmp_path):
-    logic, process, ends = logic_of(stage)
-    logic.start(whole(add(stage, "truth", box("LPS"))), [whole(add(stage, "model", box("LPS")))], WORKER)
-    process.wait()
-    (comparison,) = ends
-    assert comparison.report.is_file() and [path.name for path in stage.runs.iterdir()] == [comparison.folder.name]
     comparison.save(tmp_path / "saved")
-    saved = {path.name for path in (tmp_path / "saved").rglob("*") if path.is_file()}
-    assert saved == {path.name for path in comparison.outputs} and "report.html" in saved
+    assert {path.name for path in (tmp_path / "saved").rglob("*") if path.is_file()} == names
+    assert {path.name for path in stage.runs.iterdir()} == (set() if folder else {comparison.folder.name})
     logic.abandon()
-    assert not list(stage.runs.iterdir())
+    assert not list(stage.runs.iterdir()) and comparison.report.is_file() == bool(folder)  # what is the user's stays
 
 
 def test_a_run_that_fails_or_is_refused_leaves_no_folder(stage):
@@ -158,7 +152,7 @@ def test_labels_of_label_maps_and_plain_volumes_are_offered_by_value(stage, kind
     np.testing.assert_array_equal(organ_labels(node, Organ("5", "5")).array, array // 5)
 
 
-def test_an_image_is_not_taken_for_labels(stage):
+def test_an_image_is_not_taken_for_labels(stage, worked):
     grid = geometry("LPS", SHAPE)
     ct = add_volume(stage.scene, grid, np.full(SHAPE, -1000, np.int16))
     with pytest.raises(InputError, match="an image, not a label map"):
@@ -187,23 +181,43 @@ def tick(panel, *nodes) -> None:
     panel.ui.predictionsBox.emit("checkedNodesChanged()")
 
 
-def run(stage: CompareStage, panel) -> None:
-    """Let the real worker compare."""
-    process = stage.process = RealProcess()
-    panel._command = lambda: WORKER
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory) -> tuple[Path, dict]:
+    """What the worker makes of `two_readers`: the folder and the job's result."""
+    folder = tmp_path_factory.mktemp("worked")
+    grid = geometry("LPS", SHAPE)
+    masks = {"reference": box("LPS"), "B": box("LPS", stop=(7, 10, 12)), "C": box("LPS")}
+    files = {
+        name: str(write_volume(Volume(mask, grid), folder / f"{name}.nrrd", compress=False))
+        for name, mask in masks.items()
+    }
+    job = CompareJob(
+        files["reference"], {"reader B": files["B"], "reader C": files["C"]}, str(folder / "out"), surfaces=True
+    )
+    return folder / "out", run_job(job)
+
+
+def run(stage: CompareStage, panel, worked) -> None:
+    """Click, and play the worker with what it made once."""
+    folder, values = worked
+    process = stage.process = FakeProcess()
     panel.ui.applyButton.click()
-    assert panel.ui.applyButton.text == "Cancel"
-    process.wait()
+    assert panel.ui.applyButton.text == "Cancel" and process.job["surfaces"]
+    shutil.copytree(folder, process.job["folder"], dirs_exist_ok=True)
+    moved = json.loads(json.dumps(values).replace(str(folder), process.job["folder"]))
+    process.say(READY, Progress(1, 2, "compare").to_dict(), Result(moved).to_dict())
+    process.ended.emit(0, False)
     stage.clock.pass_by(1)
     assert panel.ui.resultBox.visible, panel.ui.messageLabel.text
 
 
-def two_readers(stage: CompareStage):
-    """A panel that has compared two readers, with no model at all; the second has missed two slices."""
+def two_readers(stage: CompareStage, worked, entered: bool = True):
+    """A panel that has compared readers, with no model at all; the first has missed two slices."""
     panel, node = compare_panel(stage, compareReference=add(stage, "reader A", box("LPS")))
-    panel.enter()
+    if entered:
+        panel.enter()
     tick(panel, add(stage, "reader B", box("LPS", stop=(7, 10, 12))), add(stage, "reader C", box("LPS")))
-    run(stage, panel)
+    run(stage, panel, worked)
     return panel, node
 
 
@@ -246,8 +260,8 @@ def test_a_prediction_that_is_an_image_is_said_and_not_compared(stage):
     assert "not a label map" in panel.ui.applyButton.toolTip and not panel.ui.applyButton.enabled
 
 
-def test_a_click_on_a_row_moves_all_views_of_the_comparison_to_the_slice_and_no_other(stage):
-    panel, _node = two_readers(stage)
+def test_a_click_on_a_row_moves_all_views_of_the_comparison_to_the_slice_and_no_other(stage, worked):
+    panel, _node = two_readers(stage, worked)
     table = panel.ui.slicesTable
     assert table_rows(table, 0)[:2] == [7, 8] and table_rows(table, 3)[:2] == ["reference only"] * 2
     assert table.headings[table.sorted_by] == "Boundary IoU" and table.order == 0
@@ -263,8 +277,8 @@ def test_a_click_on_a_row_moves_all_views_of_the_comparison_to_the_slice_and_no_
     assert panel.ui.placeLabel.text == "4 of 14: slice 7 of reader B"
 
 
-def test_without_the_compare_layout_a_click_moves_the_users_own_views(stage):
-    panel, _node = two_readers(stage)
+def test_without_the_compare_layout_a_click_moves_the_users_own_views(stage, worked):
+    panel, _node = two_readers(stage, worked)
     before = stage.manager.history[0]
     panel.ui.layoutCheck.toggle(False)
     assert stage.manager.layout == before
@@ -275,8 +289,8 @@ def test_without_the_compare_layout_a_click_moves_the_users_own_views(stage):
     assert stage.manager.layout != before
 
 
-def test_keys_and_buttons_walk_through_the_slices_from_the_worst_on(stage):
-    panel, _node = two_readers(stage)
+def test_keys_and_buttons_walk_through_the_slices_from_the_worst_on(stage, worked):
+    panel, _node = two_readers(stage, worked)
     following, previous = Shortcut.made
     assert (following.name, previous.name) == ("Alt+Right", "Alt+Left")
     offset = stage.slice_node("LiverMargin1").GetSliceOffset
@@ -306,8 +320,8 @@ def test_the_keys_of_the_module_are_free_in_slicer():
     assert len(set(ours)) == len(ours) and not set(ours) & taken
 
 
-def test_the_list_can_be_narrowed_and_sorted_by_another_score(stage):
-    panel, _node = two_readers(stage)
+def test_the_list_can_be_narrowed_and_sorted_by_another_score(stage, worked):
+    panel, _node = two_readers(stage, worked)
     ui = panel.ui
     assert ui.showBox.items == ["all slices", "the worst of each", "slices with two regions"]
     ui.modelBox.choose_index(1)
@@ -322,8 +336,8 @@ def test_the_list_can_be_narrowed_and_sorted_by_another_score(stage):
     assert chart.GetYAxisTitle() == "HD95 (mm)"
 
 
-def test_the_files_are_shown_opened_and_saved(stage, tmp_path):
-    panel, _node = two_readers(stage)
+def test_the_files_are_shown_opened_and_saved(stage, worked, tmp_path):
+    panel, _node = two_readers(stage, worked)
     ui, seen = panel.ui, stage.seen
     assert "until the next comparison" in ui.filesLabel.text and Path(ui.reportButton.toolTip).is_file()
     ui.reportButton.click()
@@ -340,8 +354,8 @@ def test_the_files_are_shown_opened_and_saved(stage, tmp_path):
     assert not list(stage.runs.iterdir())
 
 
-def test_leaving_the_module_brings_the_users_layout_back_and_entering_it_the_comparison(stage):
-    panel, _node = two_readers(stage)
+def test_leaving_the_module_brings_the_users_layout_back_and_entering_it_the_comparison(stage, worked):
+    panel, _node = two_readers(stage, worked)
     before, ours = stage.manager.history[0], stage.manager.layout
     assert ours != before
     panel.exit()
@@ -350,10 +364,8 @@ def test_leaving_the_module_brings_the_users_layout_back_and_entering_it_the_com
     assert stage.manager.layout == ours
 
 
-def test_a_comparison_that_ends_while_another_module_is_shown_waits(stage):
-    panel, _node = compare_panel(stage, compareReference=add(stage, "truth", box("LPS")))
-    tick(panel, add(stage, "model", box("LPS")))
-    run(stage, panel)
+def test_a_comparison_that_ends_while_another_module_is_shown_waits(stage, worked):
+    panel, _node = two_readers(stage, worked, entered=False)
     assert stage.manager.layout == stage.manager.history[0]
     assert not any(shortcut.enabled for shortcut in Shortcut.made)
     panel.enter()
@@ -377,19 +389,30 @@ def test_a_comparison_that_fails_or_is_cancelled_brings_the_panel_back(stage):
     assert not node._observers
 
 
-def test_the_scene_can_be_closed_while_a_comparison_runs_and_while_one_is_shown(stage):
-    panel, _node = two_readers(stage)
-    before = stage.manager.history[0]
-    process = stage.process = RealProcess()
+def test_the_scene_can_be_closed_while_a_comparison_runs(stage):
+    panel, _node = compare_panel(stage, compareReference=add(stage, "truth", box("LPS")))
+    tick(panel, add(stage, "model", box("LPS")))
+    process = stage.process = FakeProcess()
     panel.ui.applyButton.click()
+    process.say(READY, Progress(1, 2, "compare").to_dict())
     panel.set_parameter_node(None)  # as the module does when the scene starts to close
     stage.scene.Clear(0)
-    process.wait()
-    stage.clock.pass_by(1)
-    assert stage.manager.layout == before
-    assert not panel.ui.resultBox.visible and not panel.logic.running and not list(stage.runs.iterdir())
+    assert process.killed and not panel.logic.running and not list(stage.runs.iterdir())
+    process.ended.emit(9, True)
+    assert not panel.ui.messageLabel.visible and not panel.ui.progressBar.visible
     panel.set_parameter_node(Parameters(**PARAMETERS))
     assert "reference" in panel.ui.applyButton.toolTip
+
+
+def test_closing_the_scene_ends_the_compare_view(stage, worked):
+    panel, _node = two_readers(stage, worked)
+    before = stage.manager.history[0]
+    assert stage.manager.layout != before
+    panel.set_parameter_node(None)
+    stage.scene.Clear(0)
+    stage.clock.pass_by(1)
+    assert stage.manager.layout == before
+    assert not panel.ui.resultBox.visible and not list(stage.runs.iterdir())
 
 
 def test_a_gui_that_lacks_packages_says_so(stage, monkeypatch):
