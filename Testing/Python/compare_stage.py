@@ -142,6 +142,7 @@ class CompareStage(Stage):
         """An image with the display that the application would give it."""
         grey = self.scene.AddNewNodeByClass("vtkMRMLColorTableNode")
         grey.SetTypeToGrey()
+        grey.SetSaveWithScene(False)  # the application has its own
         node = add_volume(self.scene, grid, array)
         node.CreateDefaultDisplayNodes()
         display = node.GetDisplayNode()
@@ -151,7 +152,7 @@ class CompareStage(Stage):
         return node
 
 
-def comparison_of(stage: CompareStage, reference: LabelMap, predictions: dict[str, LabelMap], folder):
+def comparison_of(reference: LabelMap, predictions: dict[str, LabelMap], folder):
     """What the worker would find, computed here by its own job."""
     from LiverMarginPanels.compare_result import Comparison, read_models, read_slices
     from LiverMarginPanels.label_box import cropped
