@@ -238,9 +238,8 @@ def test_the_whole_organ_is_in_the_picture_whatever_the_shape_of_the_view(stage)
     places = SlicePlaces(block(grid))
     CompareLayout(stage.manager).show(VIEWS)
     node = stage.slice_node(VIEWS[0])
-    corners = (
-        np.array([(i, j, 4, 1) for i in (4.5, 17.5) for j in (3.5, 14.5)]) @ axial_view(grid).geometry.ijk_to_ras.T
-    )
+    corners = np.array([(i, j, 4, 1) for i in (4.5, 17.5) for j in (3.5, 14.5)])
+    corners = axial_view(grid).geometry.ijk_to_ras @ corners.T
 
     for size in ((400, 100), (100, 400)):
         node.SetDimensions(*size, 1)

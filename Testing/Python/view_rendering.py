@@ -63,18 +63,22 @@ class _View:
 
     def pixels(self) -> np.ndarray:
         """Draw; returns uint8, shape (rows, columns, 3), the first row on top."""
-        import vtk
-        from vtk.util.numpy_support import vtk_to_numpy
+        return _grabbed(self._window)
 
-        self._window.Render()
-        grabber = vtk.vtkWindowToImageFilter()
-        grabber.SetInput(self._window)
-        grabber.SetInputBufferTypeToRGB()
-        grabber.ReadFrontBufferOff()
-        grabber.Update()
-        image = grabber.GetOutput()
-        columns, rows, _one = image.GetDimensions()
-        return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(rows, columns, 3)[::-1].copy()
+
+def _grabbed(window) -> np.ndarray:
+    import vtk
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    window.Render()
+    grabber = vtk.vtkWindowToImageFilter()
+    grabber.SetInput(window)
+    grabber.SetInputBufferTypeToRGB()
+    grabber.ReadFrontBufferOff()
+    grabber.Update()
+    image = grabber.GetOutput()
+    columns, rows, _one = image.GetDimensions()
+    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(rows, columns, 3)[::-1].copy()
 
 
 class SlicePicture(_View):
@@ -121,3 +125,44 @@ class SpacePicture(_View):
 
         factory = slicer.vtkMRMLThreeDViewDisplayableManagerFactory.GetInstance()
         super().__init__(application, factory, SPACE_MANAGERS, node, size)
+
+
+class PlotPicture:
+    """A plot chart node, drawn by VTK's own charts as Slicer's plot view does.
+
+    Parameters
+    ----------
+    chart : vtkMRMLPlotChartNode
+    size : tuple of int
+        Columns and rows.
+    """
+
+    def __init__(self, chart, size) -> None:
+        import vtk
+
+        self._view = vtk.vtkContextView()
+        self._view.GetRenderer().SetBackground(1, 1, 1)
+        self._window = self._view.GetRenderWindow()
+        self._window.SetOffScreenRendering(1)
+        self._window.SetMultiSamples(4)
+        self._window.SetSize(*size)
+        drawn = vtk.vtkChartXY()
+        drawn.SetShowLegend(chart.GetLegendVisibility())
+        drawn.GetLegend().SetVerticalAlignment(vtk.vtkChartLegend.BOTTOM)
+        drawn.GetLegend().SetHorizontalAlignment(vtk.vtkChartLegend.LEFT)
+        drawn.GetAxis(vtk.vtkAxis.BOTTOM).SetTitle(chart.GetXAxisTitle())
+        drawn.GetAxis(vtk.vtkAxis.LEFT).SetTitle(chart.GetYAxisTitle())
+        for n in range(chart.GetNumberOfPlotSeriesNodes()):
+            series = chart.GetNthPlotSeriesNode(n)
+            line = drawn.AddPlot(vtk.vtkChart.LINE)
+            line.SetInputData(series.GetTableNode().GetTable(), series.GetXColumnName(), series.GetYColumnName())
+            line.SetColorF(*series.GetColor())
+            line.SetWidth(series.GetLineWidth())
+            line.GetPen().SetLineType(series.GetLineStyle())
+            line.SetMarkerStyle(vtk.vtkPlotPoints.CIRCLE)
+            line.SetMarkerSize(series.GetMarkerSize())
+        self._view.GetScene().AddItem(drawn)
+
+    def pixels(self) -> np.ndarray:
+        """Draw; returns uint8, shape (rows, columns, 3), the first row on top."""
+        return _grabbed(self._window)
