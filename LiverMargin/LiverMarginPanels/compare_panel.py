@@ -60,9 +60,9 @@ class ComparePanel(RunPanel[CompareLogic]):
         """The module is shown: the compare layout comes back if it was there."""
         self.results.enter()
 
-    def exit(self) -> None:
+    def leave(self) -> None:
         """The module is left: keys and layout belong to others."""
-        self.results.exit()
+        self.results.leave()
 
     def cleanup(self) -> None:
         """Let go of everything; the panel is not used any more."""

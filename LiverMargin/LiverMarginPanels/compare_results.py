@@ -114,7 +114,7 @@ class CompareResults:
             if not self.view.shown:
                 self._show_layout()
 
-    def exit(self) -> None:
+    def leave(self) -> None:
         """The module is left."""
         self._entered = False
         self._keys.set_enabled(False)

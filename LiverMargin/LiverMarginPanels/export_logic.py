@@ -15,8 +15,8 @@ from LiverMarginLib.io.volume_writers import write_volume
 from LiverMarginLib.io.writers import check_output, check_place, write_labelmap
 from LiverMarginLib.jobs.compare import CompareJob
 from LiverMarginLib.jobs.export import KITTI, ExportJob
-from LiverMarginPanels.compare_logic import Organ, counterpart, organ_labels
 from LiverMarginPanels.file_names import check_file_name
+from LiverMarginPanels.organ_choice import Organ, counterpart, organ_labels
 from LiverMarginPanels.run_logic import RunLogic
 from LiverMarginPanels.slicer_dicom_seg import export_by_plugin
 from LiverMarginPanels.worker_client import Command, WorkerClient

@@ -12,9 +12,9 @@ from slicer.i18n import tr as _
 
 from LiverMarginLib.errors import LiverMarginError
 from LiverMarginLib.jobs.export import KITTI
-from LiverMarginPanels.compare_logic import Organ, organs_of
 from LiverMarginPanels.export_logic import DICOM, REPORT, ExportLogic, ExportSettings
 from LiverMarginPanels.image_loading import SOURCE
+from LiverMarginPanels.organ_choice import Organ, organs_of
 from LiverMarginPanels.panel import RunPanel
 from LiverMarginPanels.slicer_dicom_seg import has_plugin
 from LiverMarginPanels.worker_client import Command, WorkerClient

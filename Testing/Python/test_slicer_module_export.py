@@ -13,9 +13,9 @@ import pydicom
 import pytest
 from conftest import REPOSITORY
 from LiverMarginPanels import export_logic
-from LiverMarginPanels.compare_logic import organs_of
 from LiverMarginPanels.export_logic import ExportLogic, ExportSettings
 from LiverMarginPanels.image_loading import load_image
+from LiverMarginPanels.organ_choice import organs_of
 from LiverMarginPanels.worker_client import Command, WorkerClient
 from slicer_stand_ins import READY, RealProcess
 from test_mrml import example, geometry
