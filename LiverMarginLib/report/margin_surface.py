@@ -13,7 +13,8 @@ from vtkmodules.vtkCommonDataModel import vtkPolyData
 from vtkmodules.vtkIOXML import vtkXMLPolyDataWriter
 
 from LiverMarginLib.io.atomic import atomic_path
-from LiverMarginLib.io.surfaces import Space, closed_surface
+from LiverMarginLib.io.surface_files import Space
+from LiverMarginLib.io.surfaces import closed_surface
 from LiverMarginLib.metrics.suite import MarginErrors
 from LiverMarginLib.report.margin_colours import LIMIT, MARGIN_ERROR
 from LiverMarginLib.volume import Geometry
