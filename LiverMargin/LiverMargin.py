@@ -26,6 +26,7 @@ if importlib.util.find_spec("LiverMarginLib") is None:
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from LiverMarginPanels.compare_panel import ComparePanel
+from LiverMarginPanels.detectron_install import DetectronInstall
 from LiverMarginPanels.environment_panel import EnvironmentPanel
 from LiverMarginPanels.export_panel import ExportPanel
 from LiverMarginPanels.model_choice import own_model
@@ -80,6 +81,7 @@ class LiverMarginWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.logic.new_client(),
             self.logic.command,
             self.resourcePath("requirements.txt"),
+            DetectronInstall(QtProcess),
             self._environment_changed,
         )
         self.segment_panel = SegmentPanel(

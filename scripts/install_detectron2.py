@@ -144,10 +144,10 @@ def clean_environment() -> dict[str, str]:
 
 
 def run_python(executable: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    # The Python of 3D Slicer does not start without those variables.
+    environment = dict(os.environ) if executable == sys.executable else clean_environment()
     try:
-        return subprocess.run(
-            [executable, *arguments], capture_output=True, text=True, env=clean_environment(), check=False
-        )
+        return subprocess.run([executable, *arguments], capture_output=True, text=True, env=environment, check=False)
     except OSError as error:
         raise InstallError(f"Cannot start the Python {executable}: give another one with --python.") from error
 

@@ -15,6 +15,7 @@ from LiverMarginLib.events import Failure, Result
 from LiverMarginLib.jobs.diagnose import DiagnoseJob
 from LiverMarginLib.models.store import user_model_folder
 from LiverMarginPanels import tables
+from LiverMarginPanels.detectron_install import LAST_LINES, DetectronInstall
 from LiverMarginPanels.environment_report import ModelOnDisk, diagnosis_lines, models_on_disk
 from LiverMarginPanels.qt_process import connect
 from LiverMarginPanels.worker_client import Command, WorkerClient
@@ -22,7 +23,6 @@ from LiverMarginPanels.worker_command import SETTING
 
 TORCH = ">=2.4"
 _SLICERS_OWN = ["SimpleITK", "numpy", "scipy", "torch"]  # pip must not replace these builds
-_LAST_LINES = 12
 
 
 class EnvironmentPanel:
@@ -36,6 +36,7 @@ class EnvironmentPanel:
         Returns how the worker is started; raises `LiverMarginError` where it cannot be.
     requirements : str
         Path of ``requirements.txt``.
+    detectron : DetectronInstall
     changed : callable
         Called after something was installed, removed or chosen.
     """
@@ -46,12 +47,14 @@ class EnvironmentPanel:
         client: WorkerClient,
         command: Callable[[], Command],
         requirements: str,
+        detectron: DetectronInstall,
         changed: Callable[[], None],
     ) -> None:
         self.ui = slicer.util.childWidgetVariables(widget)
         self._client = client
         self._command = command
         self._requirements = requirements
+        self._detectron = detectron
         self._changed = changed
         self._models: list[ModelOnDisk] = []
 
@@ -60,11 +63,14 @@ class EnvironmentPanel:
         connect(ui.checkButton, "clicked()", self.check)
         connect(ui.installButton, "clicked()", self._install)
         connect(ui.torchButton, "clicked()", self._install_torch)
+        connect(ui.detectronButton, "clicked()", self._install_detectron)
         connect(ui.pythonEdit, "currentPathChanged(QString)", self._python_chosen)
         connect(ui.openFolderButton, "clicked()", self._open_folder)
         connect(ui.removeButton, "clicked()", self._remove_model)
         connect(ui.modelsTable, "itemSelectionChanged()", self._model_selected)
         client.finished.connect(self._checked)
+        detectron.said.connect(self._say)
+        detectron.finished.connect(self._detectron_installed)
         ui.messageLabel.visible = False
         ui.folderLabel.text = str(user_model_folder())
         self.list_models()
@@ -78,6 +84,7 @@ class EnvironmentPanel:
     def cleanup(self) -> None:
         """Let go of everything; the panel is not used any more."""
         self._client.abandon()
+        self._detectron.abandon()
 
     def leave(self) -> None:
         """The module is hidden; a check goes on."""
@@ -105,10 +112,12 @@ class EnvironmentPanel:
         self._model_selected()
 
     def _refresh(self) -> None:
-        ui, running = self.ui, self._client.running
+        ui, running = self.ui, self._client.running or self._detectron.running
         other = bool(ui.pythonEdit.currentPath)
         ui.checkButton.enabled = not running
-        ui.checkButton.text = _("Checking ...") if running else _("Check")
+        ui.checkButton.text = _("Checking ...") if self._client.running else _("Check")
+        ui.detectronButton.enabled = not running
+        ui.detectronButton.text = _("Installing ...") if self._detectron.running else _("Install Detectron2")
         ui.installButton.enabled = ui.torchButton.enabled = not running and not other
         why = _("Packages of another Python are installed with that Python's own pip.") if other else ""
         ui.installButton.toolTip = ui.torchButton.toolTip = why
@@ -149,6 +158,25 @@ class EnvironmentPanel:
             lambda: PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=TORCH)
         )
 
+    def _install_detectron(self) -> None:
+        """Into Slicer's Python or the other one, whichever runs the models."""
+        question = _("Download Detectron2 and install it without its compiled part? It takes some minutes.")
+        if not slicer.util.confirmOkCancelDisplay(question):
+            return
+        try:
+            self._detectron.start(self._command())
+        except LiverMarginError as error:
+            self._say(error.message)
+        self._refresh()
+
+    def _detectron_installed(self, problem: str) -> None:
+        self._refresh()
+        if problem:
+            self._say("\n".join([_("The installation did not end well; try again."), problem]))
+        else:
+            self.check()
+        self._changed()
+
     def _try(self, install: Callable[[], object]) -> None:
         """Install something; what pip said last is shown when it fails."""
         self._say("")
@@ -156,7 +184,7 @@ class EnvironmentPanel:
             install()
         except Exception as error:  # pip and its wrappers raise anything; the panel goes on
             lines = str(error).splitlines() or [type(error).__name__]
-            self._say("\n".join([_("The installation did not end well; try again."), *lines[-_LAST_LINES:]]))
+            self._say("\n".join([_("The installation did not end well; try again."), *lines[-LAST_LINES:]]))
         else:
             self.check()
         self._changed()

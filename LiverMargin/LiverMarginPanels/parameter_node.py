@@ -73,7 +73,7 @@ class LiverMarginParameterNode:
     trainData: pathlib.Path
     trainLabel: str = ""
     trainPhantoms: Annotated[int, WithinRange(4, 10000)] = 40
-    trainModel: Annotated[str, Choice(["unet", "dncnn-sr", "detectron2"])] = "unet"
+    trainModel: Annotated[str, Choice(["unet", "unet3d", "dncnn-sr", "detectron2"])] = "unet"
     trainProfile: str = "robust"
     trainModality: Annotated[str, Choice(["CT", "MR"])] = "CT"
     trainDevice: Annotated[str, Choice(["auto", "cpu", "cuda", "mps"])] = "auto"

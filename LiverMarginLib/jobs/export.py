@@ -51,11 +51,11 @@ class ExportJob(Job):
         from LiverMarginLib.io.writers import check_output, check_place, write_labelmap
 
         source = Path(self.source) if self.source else None
-        for output in map(Path, self.outputs):
-            if _is_kitti(output):
-                check_place(output)
+        for path in map(Path, self.outputs):
+            if _is_kitti(path):
+                check_place(path)
             else:
-                check_output(output, source=source)
+                check_output(path, source=source)
         label_map = read_labels(self.input, on_event=on_event)
         if self.labels:
             kept = [resolve_label(label_map, int(name) if name.isdigit() else name) for name in self.labels]

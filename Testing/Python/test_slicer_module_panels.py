@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import slicer_stand_ins
 from conftest import REPOSITORY
+from LiverMarginPanels.detectron_install import DetectronInstall
 from LiverMarginPanels.environment_report import diagnosis_lines
 from LiverMarginPanels.export_logic import ExportLogic, ExportSettings
 from LiverMarginPanels.segmentation_logic import SegmentationLogic
@@ -66,8 +67,8 @@ def segment_panel(stage: Stage, **parameters):
     logic = SegmentationQueue(SegmentationLogic(stage.client, stage.clock.later, stage.clock, stage.runs))
     panel = stage.panel("Segment", logic, lambda: COMMAND, lambda: "", lambda: None)
     values = {
-        "inputVolume": add_volume(stage.scene, geometry("LPS")), "modality": "CT", "models": [], "ownModels": [], "denoiser": "",
-        "device": "auto", "outputSegmentation": None, "allSlices": True,
+        "inputVolume": add_volume(stage.scene, geometry("LPS")), "modality": "CT", "models": [], "denoiser": "",
+        "ownModels": [], "device": "auto", "outputSegmentation": None, "allSlices": True,
         "firstSlice": 0, "lastSlice": 0, "allowMismatch": False,
         "followSlices": True,
     }  # fmt: skip
@@ -315,7 +316,8 @@ def test_names_that_are_no_file_names_are_refused(name, tmp_path):
 def environment_panel(stage: Stage):
     changes = []
     panel = stage.panel(
-        "Environment", stage.client, lambda: COMMAND, "requirements.txt", lambda: changes.append(1)
+        "Environment", stage.client, lambda: COMMAND, "requirements.txt",
+        DetectronInstall(lambda: stage.process), lambda: changes.append(1),
     )  # fmt: skip
     return panel, changes
 
@@ -377,6 +379,44 @@ def test_another_python_is_remembered_and_its_packages_are_left_to_its_own_pip(s
     panel.ui.pythonEdit.emit("currentPathChanged(QString)", "/opt/python")
     assert stage.seen.settings == {"LiverMargin/workerPython": "/opt/python"} and changes
     assert not panel.ui.installButton.enabled and not panel.ui.torchButton.enabled
+
+
+def test_detectron2_is_installed_into_the_workers_python_only_when_asked(stage, monkeypatch):
+    import slicer
+
+    panel, changes = environment_panel(stage)
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda _: False)
+    panel.ui.detectronButton.click()
+    assert panel.ui.detectronButton.enabled
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", lambda _: True)
+    panel.ui.detectronButton.click()
+    (script,) = stage.process.command.arguments
+    assert stage.process.command.program == COMMAND.program and Path(script).name == "install_detectron2.py"
+    assert not panel.ui.detectronButton.enabled and not panel.ui.checkButton.enabled
+    stage.process.output.emit(b"Fetching\nInsta")
+    assert panel.ui.messageLabel.text == "Fetching"
+    stage.process.errors.emit(b"lling\nERROR: no space left\n")
+    stage.process.ended.emit(1, False)
+    assert panel.ui.messageLabel.text.endswith("Fetching\nInstalling\nERROR: no space left")
+    assert panel.ui.detectronButton.enabled and changes
+
+    stage.process = FakeProcess()
+    panel.ui.detectronButton.click()
+    first, stage.process = stage.process, FakeProcess()
+    first.ended.emit(0, False)
+    assert stage.process.job == {"job": "diagnose"}  # the panel looks at what is there now
+
+
+@pytest.mark.parametrize("way", ["crash", "never started", "closed"])
+def test_an_installation_that_breaks_off_brings_the_panel_back(stage, way):
+    panel, _changes = environment_panel(stage)
+    panel.ui.detectronButton.click()
+    if way == "closed":
+        panel.cleanup()
+        assert stage.process.killed
+        return
+    stage.process.ended.emit(-9, True) if way == "crash" else stage.process.not_started.emit("no such file")
+    assert panel.ui.detectronButton.enabled and "did not end well" in panel.ui.messageLabel.text
 
 
 def test_only_models_of_the_users_own_folder_can_be_removed_and_only_when_asked(stage, tiny_model, tmp_path):
