@@ -27,8 +27,8 @@ class LiverMarginParameterNode:
         Whether the axial view shows the slice that has just come.
     exportSegmentation, exportFolder, exportName
         What the Export panel writes, where, and under which name.
-    trainData, trainLabel, trainPhantoms, trainModel, trainProfile, trainModality, trainDevice, trainEpochs, trainName,
-    trainFolder
+    trainData, trainLabel, trainPhantoms, trainModel, trainProfile, trainInitial, trainModality, trainDevice
+    trainEpochs, trainName, trainFolder
         See `TrainSettings`.
     writeSegNrrd, writeNifti, writeNrrd, writeDicom, writeStl, writeObj, writePly, writeKitti, writeReport
         In which formats.
@@ -75,6 +75,7 @@ class LiverMarginParameterNode:
     trainPhantoms: Annotated[int, WithinRange(4, 10000)] = 40
     trainModel: Annotated[str, Choice(["unet", "unet3d", "dncnn-sr", "detectron2"])] = "unet"
     trainProfile: str = "robust"
+    trainInitial: str = ""
     trainModality: Annotated[str, Choice(["CT", "MR"])] = "CT"
     trainDevice: Annotated[str, Choice(["auto", "cpu", "cuda", "mps"])] = "auto"
     trainEpochs: Annotated[int, WithinRange(0, 100000)] = 0

@@ -50,6 +50,8 @@ class TrainSettings:
         "auto", "cpu", "cuda" or "mps".
     epochs : int
         0 takes the profile's.
+    initial : str
+        Folder of a model to start from; empty for none.
     """
 
     folder: Path
@@ -62,6 +64,7 @@ class TrainSettings:
     modality: str = "CT"
     device: str = "auto"
     epochs: int = 0
+    initial: str = ""
 
     @property
     def bundle(self) -> Path:
@@ -96,6 +99,7 @@ class TrainSettings:
             model=self.model,
             profile=self.profile,
             out=str(self.bundle),
+            initial=self.initial or None,
             work=str(self.work),
             phantoms=self.phantoms,
             validation_phantoms=max(2, self.phantoms // 8),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from LiverMarginLib.errors import LiverMarginError
 from LiverMarginLib.events import Failure, Metric
-from LiverMarginLib.models.store import user_model_folder
+from LiverMarginLib.models.store import BundleEntry, list_bundles, user_model_folder
 from LiverMarginLib.training.profiles import PROFILES
 from LiverMarginPanels import training_curves
 from LiverMarginPanels.panel import RunPanel
@@ -29,6 +29,7 @@ from LiverMarginPanels.training_curves import TrainingCurves
 from LiverMarginPanels.worker_client import Command, WorkerClient
 
 _SHOWN_PROBLEMS = 5
+_ARCHITECTURES = {"detectron2": "mask-rcnn"}  # of networks whose models bear another name
 
 
 class TrainPanel(RunPanel[TrainLogic]):
@@ -61,10 +62,12 @@ class TrainPanel(RunPanel[TrainLogic]):
         self._curves: TrainingCurves | None = None
         self._layout_before: int | None = None
         self._stopping = False
+        self._bundles: list[BundleEntry] = []
         self._check = CheckLogic(new_client())
         ui = self.ui
         connect(ui.checkButton, "clicked()", self._check_or_cancel)
         connect(ui.profileBox, "currentIndexChanged(int)", self._profile_chosen)
+        connect(ui.initialBox, "currentIndexChanged(int)", self._initial_chosen)
         connect(ui.curvesButton, "toggled(bool)", self._show_curves)
         self.logic.measured.connect(self._measured)
         self._check.progressed.connect(self._progressed)
@@ -86,6 +89,7 @@ class TrainPanel(RunPanel[TrainLogic]):
     def refresh(self) -> None:
         """Enable what can be used now, and say why the rest cannot."""
         self._list_profiles()
+        self._list_initial()
         resumes = self._node is not None and self._settings().resumes
         self._title = _("Resume") if resumes else _("Train")
         super().refresh()
@@ -113,6 +117,8 @@ class TrainPanel(RunPanel[TrainLogic]):
     def _node_changed(self) -> None:
         if self._node is None:
             self._curves = None
+        else:
+            self._bundles = [entry for entry in list_bundles() if entry.manifest is not None]
 
     def _why_not(self) -> str:
         if self._check.running:
@@ -123,7 +129,7 @@ class TrainPanel(RunPanel[TrainLogic]):
 
     def _start(self) -> None:
         settings = self._settings()
-        score = _("PSNR (dB)") if settings.model == "dncnn-sr" else _("IoU")
+        score = {"dncnn-sr": _("PSNR (dB)"), "unet3d": _("Dice")}.get(settings.model, _("IoU"))
         self._curves = TrainingCurves(slicer.mrmlScene, score)
         self.logic.start(settings, self._command())
         self.ui.curvesButton.checked = True
@@ -142,6 +148,7 @@ class TrainPanel(RunPanel[TrainLogic]):
             modality=node.trainModality,
             device=node.trainDevice,
             epochs=node.trainEpochs,
+            initial=node.trainInitial if node.trainInitial in self._initial_folders() else "",
         )
 
     def _data(self) -> str:
@@ -153,17 +160,29 @@ class TrainPanel(RunPanel[TrainLogic]):
         return self._node.trainProfile if self._node.trainProfile in names else names[0]
 
     def _list_profiles(self) -> None:
-        """Offer the profiles of the chosen model."""
-        if self._node is None:
-            return
-        names = list(PROFILES[self._node.trainModel])
-        box = self.ui.profileBox
-        was_blocked = box.blockSignals(True)
-        box.clear()
-        for name in names:
-            box.addItem(name)
-        box.setCurrentIndex(names.index(self._profile()))
-        box.blockSignals(was_blocked)
+        """Offer the profiles of the chosen network."""
+        if self._node is not None:
+            names = list(PROFILES[self._node.trainModel])
+            _fill(self.ui.profileBox, names, names.index(self._profile()))
+
+    def _list_initial(self) -> None:
+        """Offer the models that the chosen network can start from."""
+        if self._node is not None:
+            folders = ["", *self._initial_folders()]
+            names = [_("nothing"), *(entry.name for entry in self._initial_bundles())]
+            chosen = self._node.trainInitial
+            _fill(self.ui.initialBox, names, folders.index(chosen) if chosen in folders else 0)
+
+    def _initial_bundles(self) -> list[BundleEntry]:
+        architecture = _ARCHITECTURES.get(self._node.trainModel, self._node.trainModel)
+        return [entry for entry in self._bundles if entry.manifest.architecture == architecture]
+
+    def _initial_folders(self) -> list[str]:
+        return [str(entry.folder) for entry in self._initial_bundles()]
+
+    def _initial_chosen(self, index: int) -> None:
+        if self._node is not None:
+            self._node.trainInitial = self._initial_folders()[index - 1] if index > 0 else ""
 
     def _profile_chosen(self, index: int) -> None:
         if self._node is not None and index >= 0:
@@ -234,3 +253,13 @@ class TrainPanel(RunPanel[TrainLogic]):
     def _failed(self, failure: Failure) -> None:
         self._stopping = False
         super()._failed(failure)
+
+
+def _fill(box: Any, names: Sequence[str], chosen: int) -> None:
+    """Show names in a QComboBox without telling of it."""
+    was_blocked = box.blockSignals(True)
+    box.clear()
+    for name in names:
+        box.addItem(name)
+    box.setCurrentIndex(chosen)
+    box.blockSignals(was_blocked)

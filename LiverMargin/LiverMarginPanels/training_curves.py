@@ -41,8 +41,8 @@ class _Curve:
 _CURVES = (
     _Curve("Training loss", 0, "train", ("loss",)),
     _Curve("Validation loss", 0, "validation", ("loss",)),
-    _Curve("Training score", 1, "train", ("mask_iou", "psnr")),
-    _Curve("Validation score", 1, "validation", ("mask_iou", "psnr_body")),
+    _Curve("Training score", 1, "train", ("mask_iou", "dice", "psnr")),
+    _Curve("Validation score", 1, "validation", ("mask_iou", "dice", "psnr_body")),
 )
 
 

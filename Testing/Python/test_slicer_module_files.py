@@ -108,6 +108,7 @@ def test_every_parameter_of_a_ui_file_is_a_field_of_the_parameter_node_and_conne
         "comparePredictions",
         "comparePredictionOrgans",
         "trainProfile",
+        "trainInitial",
     }
     assert fields - set(named) == by_hand
 

@@ -57,7 +57,7 @@ def train_panel(stage: Stage, **parameters):
     values = {
         "trainData": ".", "trainLabel": "", "trainPhantoms": 16, "trainModel": "unet", "trainProfile": "robust",
         "trainModality": "CT", "trainDevice": "cpu", "trainEpochs": 3, "trainName": "mine",
-        "trainFolder": str(stage.runs.parent / "out"),
+        "trainInitial": "", "trainFolder": str(stage.runs.parent / "out"),
     }  # fmt: skip
     node = Parameters(**(values | parameters))
     panel.set_parameter_node(node)
@@ -203,6 +203,21 @@ def test_the_profiles_are_those_of_the_network(stage):
     assert panel.ui.profileBox.items == list(PROFILES["dncnn-sr"])
     panel.ui.profileBox.emit("currentIndexChanged(int)", 1)
     assert node.trainProfile == list(PROFILES["dncnn-sr"])[1]
+
+
+def test_a_training_starts_from_a_model_of_the_same_kind_only(stage, tiny_model, tmp_path):
+    import shutil
+
+    shutil.copytree(tiny_model.folder, tmp_path / "models" / "tiny")
+    panel, node, _models = train_panel(stage)
+    assert panel.ui.initialBox.items == ["nothing", "tiny"]
+    panel.ui.initialBox.emit("currentIndexChanged(int)", 1)
+    assert (
+        node.trainInitial == str(tmp_path / "models" / "tiny") and panel._settings().job().initial == node.trainInitial
+    )
+    node.trainModel = "dncnn-sr"
+    node.changed()
+    assert panel.ui.initialBox.items == ["nothing"] and panel._settings().job().initial is None
 
 
 def test_the_networks_on_offer_are_those_that_can_be_trained():
