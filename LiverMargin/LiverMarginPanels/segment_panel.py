@@ -220,13 +220,11 @@ class SegmentPanel(RunPanel[SegmentationQueue]):
     def _stage_text(self, step: Step) -> str:
         stages = {
             "denoising": _("Denoising ..."),
+            "localising": _("Looking for the liver ..."),
             "segmenting": _("Segmenting ..."),
             "post-processing": _("Tidying up ..."),
         }
         return stages.get(step.stage) or super()._stage_text(step)
-
-    def _bar_text(self, step: Step) -> str:
-        return _("%v of %m slices")
 
     def _follow(self, index: int) -> None:
         """Let the axial view show the slice that has just come."""

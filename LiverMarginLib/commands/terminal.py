@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 STAGES = {
     "read": "Reading",
+    "prepare": "Preparing",
     "write": "Writing",
     "compare": "Comparing",
     "phantom": "Phantom",

@@ -193,14 +193,14 @@ _SPACING_AWARE_UNET3D = replace(
 _SMALL_UNET3D = replace(
     _SPACING_AWARE_UNET3D,
     model_options={"widths": [8, 16, 32], "dropout": 0.0, "input_dropout": 0.0},
-    volume=VolumeConfig(patch=(48, 48, 48), spacing=(4.0, 4.0, 4.0), foreground=0.5),
+    volume=VolumeConfig(patch=(40, 40, 40), spacing=(5.0, 5.0, 5.0), foreground=0.5),
     loss=LossConfig(LossKind.CE_DICE),
     optimiser=OptimiserConfig(OptimiserKind.ADAMW, 3e-3, weight_decay=1e-2, clip_norm=1.0, ema_decay=0.99),
     schedule=ScheduleConfig(Decay.COSINE, warmup_steps=50, floor=0.01),
     augmentation=AugmentationConfig(rotation_p=0.2, scale_p=0.2, scale=(0.85, 1.2), noise_p=0.15, contrast_p=0.15),
-    epochs=12,
+    epochs=10,
     steps_per_epoch=100,
-    validate_every=3,
+    validate_every=5,
 )
 
 # For trying things out and for repeating them: learns little, but in a minute or two.

@@ -9,14 +9,11 @@ which the first one writes and speaks.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,20 +25,16 @@ from LiverMarginLib.errors import InputError, LiverMarginError, ResourceError, t
 from LiverMarginLib.events import CancelToken, Metric, Notice, OnEvent, Progress, ignore
 from LiverMarginLib.inference.devices import available_threads
 from LiverMarginLib.training import checkpoint, curves
-from LiverMarginLib.training.config import MAY_CHANGE_ON_RESUME, TrainConfig
+from LiverMarginLib.training.config import TrainConfig
 from LiverMarginLib.training.data import Source, check_split, usable_slices
-from LiverMarginLib.training.determinism import (
-    deterministic_algorithms,
-    rng_state,
-    seed_everything,
-    set_rng_state,
-    weights_hash,
-)
+from LiverMarginLib.training.determinism import deterministic_algorithms, seed_everything, weights_hash
 from LiverMarginLib.training.distributed import Group, check_batch, process_group
 from LiverMarginLib.training.engine import choose_device
 from LiverMarginLib.training.interruption import stopping_on_signals
 from LiverMarginLib.training.loader import Batch, BatchLoader, SampleOrder
 from LiverMarginLib.training.manifest import run_manifest, write_manifest
+from LiverMarginLib.training.result import Ending, TrainResult
+from LiverMarginLib.training.state import Keeper, TrainingState
 from LiverMarginLib.training.task import Task, build_task
 from LiverMarginLib.training.validation import Validation
 
@@ -49,67 +42,6 @@ _LOG = logging.getLogger(__name__)
 _MOST_WORKERS = 8
 _SECONDS_BETWEEN_EVENTS = 0.5
 _SECONDS_BETWEEN_FIGURES = 30.0  # drawing one takes about half a second
-
-
-class Ending(StrEnum):
-    """Why a training ended."""
-
-    FINISHED = "finished"
-    EARLY = "early stopping"
-    TIME = "time is up"
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training gave.
-
-    Parameters
-    ----------
-    ending : Ending
-        Only a training that was `STOPPED` can be resumed to where it was going.
-    folder : Path
-    epochs, steps : int
-        Done so far.
-    best_epoch : int or None
-        None if it was stopped before the first validation.
-    scores : mapping of str to float
-        Validation scores of the best weights.
-    thresholds : mapping of str to float
-        Tuned on the validation patients with the best weights.
-    weights : Path or None
-        The best weights, a safetensors file.
-    weights_sha256 : str
-        `weights_hash` of the best weights; of the present ones where there are no best.
-    history : tuple of mapping
-        One row for each epoch, as in ``log.csv``.
-    seconds : float
-        Time spent training, over all resumptions.
-    """
-
-    ending: Ending
-    folder: Path
-    epochs: int
-    steps: int
-    best_epoch: int | None
-    scores: Mapping[str, float]
-    thresholds: Mapping[str, float]
-    weights: Path | None
-    weights_sha256: str
-    history: tuple[Mapping[str, float], ...]
-    seconds: float
-
-
-@dataclass
-class _State:
-    """Where a training is, apart from the engine."""
-
-    step: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-    sums: dict[str, torch.Tensor] = field(default_factory=dict)
-    best: dict[str, Any] = field(default_factory=dict)
-    since_best: int = 0
-    seconds: float = 0.0
 
 
 def train(
@@ -198,7 +130,8 @@ class _Trainer:
         if source_val is not None and len(source_val):
             self._validation = Validation(task, source_val, self._engine, group, config, self._workers)
         seed_everything(config.seed, group.rank)
-        self._state = _State()
+        self._state = TrainingState()
+        self._keeper = Keeper(config, self._steps_per_epoch, group, self._device)
         self._manifest = run_manifest(config, source_train, source_val, self._device, group)
         self._started = time.monotonic()
         self._last_event = self._last_save = -math.inf
@@ -242,7 +175,7 @@ class _Trainer:
                 if stop:
                     return Ending.STOPPED
                 assert batch is not None
-                self._add(self._engine.step(batch.to(self._device), state.step))
+                state.add(self._engine.step(batch.to(self._device), state.step))
                 state.step += 1
                 self._tell_progress()
                 if self._epoch_is_over():
@@ -325,13 +258,6 @@ class _Trainer:
             "weights": self._engine.weights(),
         }
 
-    def _add(self, sums: Mapping[str, torch.Tensor]) -> None:
-        # Summed on the device: asking for a number would make the processor wait for it at every step.
-        kind = torch.float32 if self._device.type == "mps" else torch.float64
-        for name, value in sums.items():
-            value = value.to(kind)
-            self._state.sums[name] = self._state.sums[name] + value if name in self._state.sums else value
-
     def _totals(self) -> dict[str, np.ndarray]:
         return self._group.sum({name: value.cpu().numpy() for name, value in self._state.sums.items()})
 
@@ -353,59 +279,17 @@ class _Trainer:
 
     def _save(self) -> None:
         self._check_finite()
-        state = self._state
         now = time.monotonic()
-        state.seconds += now - self._started
+        self._state.seconds += now - self._started
         self._started = self._last_save = now
-        sums = {name: value.cpu() for name, value in state.sums.items()}
-        processes = self._group.gather({"rng": rng_state(), "sums": sums})
-        if not self._group.is_main:
-            return
-        values = {item.name: getattr(state, item.name) for item in dataclasses.fields(state) if item.name != "sums"}
-        checkpoint.save_checkpoint(
-            self._folder,
-            {
-                "config": self._config.to_dict(),
-                "steps_per_epoch": self._steps_per_epoch,
-                "state": values,
-                "processes": processes,
-                "engine": self._engine.state_dict(),
-            },
-        )
+        self._keeper.save(self._state, self._engine)
 
     def _resume(self) -> bool:
         """Take up the training in the folder, if there is one to take up."""
-        saved = checkpoint.load_checkpoint(self._folder)
-        if saved is None:
+        state = self._keeper.load(self._engine, self._on_event)
+        if state is None:
             return False
-        if not self._config.resume:
-            raise InputError("The folder holds a training already; resume it, or choose another folder.")
-        differing = _differences(saved["config"], self._config.to_dict())
-        if differing:
-            raise InputError(
-                f"The training in this folder has another '{differing[0]}'; resume it with its own settings, or "
-                "choose another folder."
-            )
-        if saved["steps_per_epoch"] != self._steps_per_epoch:
-            raise InputError("The training in this folder has other data; resume it with the same slices.")
-        self._engine.load_state_dict(saved["engine"])
-        self._state = _State(**saved["state"])
-        mine: Mapping[str, Any] = saved["processes"][min(self._group.rank, len(saved["processes"]) - 1)]
-        if len(saved["processes"]) == self._group.world:
-            self._state.sums = {name: value.to(self._device) for name, value in mine["sums"].items()}
-            set_rng_state(mine["rng"])
-        else:
-            self._on_event(
-                Notice(
-                    f"The training was saved by {len(saved['processes'])} process(es) and goes on in "
-                    f"{self._group.world}: it will not be the same to the bit."
-                )
-            )
-            if self._group.is_main:
-                for process in saved["processes"]:
-                    self._add({name: value.to(self._device) for name, value in process["sums"].items()})
-            elif mine["sums"]:
-                self._add({name: torch.zeros_like(value, device=self._device) for name, value in mine["sums"].items()})
+        self._state = state
         return True
 
     def _finish(self, ending: Ending) -> TrainResult:
@@ -505,8 +389,3 @@ def _workers(wanted: int | None, device: torch.device, group: Group) -> int:
     if device.type != "cuda":
         return 0
     return max(1, min(_MOST_WORKERS, available_threads() // group.world - 1))
-
-
-def _differences(saved: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
-    names = (set(saved) | set(present)) - MAY_CHANGE_ON_RESUME
-    return sorted(name for name in names if saved.get(name) != present.get(name))
