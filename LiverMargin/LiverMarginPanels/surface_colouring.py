@@ -16,6 +16,7 @@ from LiverMarginPanels.compare_plot import rgb
 from LiverMarginPanels.scene_furniture import Furniture
 
 _SLICE_LINE_PX = 4
+_LEGEND_PT = 14
 # Fewer than twenty would be taken for named colours.
 _TONES = 255
 
@@ -113,7 +114,9 @@ class MarginSurfaces:
                 self._furniture.adopt(legend)
                 legend.SetTitleText(_("Margin error (mm)"))
                 legend.SetLabelFormat("%.0f")
-                legend.SetNumberOfLabels(5)
+                legend.SetNumberOfLabels(3)
+                legend.GetTitleTextProperty().SetFontSize(_LEGEND_PT)
+                legend.GetLabelTextProperty().SetFontSize(_LEGEND_PT)
                 legend.AddViewNodeID(view)
             if legend is not None:
                 legend.SetVisibility(name == model)

@@ -152,6 +152,9 @@ class PlotPicture:
         drawn.GetLegend().SetHorizontalAlignment(vtk.vtkChartLegend.LEFT)
         drawn.GetAxis(vtk.vtkAxis.BOTTOM).SetTitle(chart.GetXAxisTitle())
         drawn.GetAxis(vtk.vtkAxis.LEFT).SetTitle(chart.GetYAxisTitle())
+        if not chart.GetYAxisRangeAuto():
+            drawn.GetAxis(vtk.vtkAxis.LEFT).SetBehavior(vtk.vtkAxis.FIXED)
+            drawn.GetAxis(vtk.vtkAxis.LEFT).SetRange(*chart.GetYAxisRange())
         for n in range(chart.GetNumberOfPlotSeriesNodes()):
             series = chart.GetNthPlotSeriesNode(n)
             line = drawn.AddPlot(vtk.vtkChart.LINE)
