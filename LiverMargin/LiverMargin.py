@@ -308,6 +308,30 @@ class LiverMarginTest(ScriptedLoadableModuleTest):
             for name in ("liver.seg.nrrd", "liver.nii.gz"):
                 np.testing.assert_array_equal(read_labels(Path(folder) / name).array, array)
 
+    def test_a_click_on_a_row_moves_every_view_of_a_comparison_and_leaving_brings_the_layout_back(self):
+        """The compare view in the application's own layout, on an oblique volume."""
+        slicer.util.selectModule("LiverMargin")
+        panel = slicer.modules.LiverMarginWidget.compare_panel
+        panel.enter()
+        manager = slicer.app.layoutManager()
+        before = manager.layoutLogic().GetLayoutNode().GetViewArrangement()
+        comparison = _made_comparison(self.volume)
+        panel.results.show(comparison, self.volume)
+        table = panel.ui.slicesTable
+        self.assertEqual(table.rowCount, 2 * 3)
+        for row in range(table.rowCount):
+            table.setCurrentCell(row, 0)
+            place = comparison.places.place(int(table.item(row, 0).text()))
+            for tag in ("LiverMarginAll", "LiverMargin1", "LiverMargin2"):
+                node = slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLSliceNode")
+                normal = [node.GetSliceToRAS().GetElement(axis, 2) for axis in range(3)]
+                offset = sum(part * axis for part, axis in zip(place, normal, strict=True))
+                self.assertAlmostEqual(node.GetSliceOffset(), offset, 3)
+        panel.leave()
+        self.assertEqual(manager.layoutLogic().GetLayoutNode().GetViewArrangement(), before)
+        panel.results.drop()
+        panel.enter()
+
     def _run(self, job, cancel=False):
         logic = LiverMarginLogic()
         client = logic.new_client()
@@ -330,6 +354,44 @@ def _small_volume():
     node.SetName("small CT")
     node.SetSpacing(0.8, 0.8, 2.5)
     return node
+
+
+def _made_comparison(volume):
+    """Two models that were compared on a volume which is turned for it; no package of the worker is needed."""
+    import numpy as np
+    import vtk
+    from LiverMarginPanels.compare_result import Comparison, SliceScore
+    from LiverMarginPanels.label_box import cropped
+    from LiverMarginPanels.slice_navigation import SlicePlaces
+
+    from LiverMarginLib import mrml
+    from LiverMarginLib.terminology import LIVER
+    from LiverMarginLib.volume import LabelMap
+
+    turn = vtk.vtkTransform()
+    turn.RotateX(20)
+    turn.RotateY(10)
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    turn.Concatenate(matrix)
+    volume.SetIJKToRASMatrix(turn.GetMatrix())
+    grid = mrml.geometry_of(volume)
+    array = np.zeros(grid.shape, np.uint8)
+    array[2:5, 3:9, 4:10] = 1
+    labels = LabelMap(array, grid, (LIVER,))
+    scores = {"boundary_iou": 0.5, "mask_iou": 0.5, "dice": 0.5}
+    models = {"first": scores, "second": scores}
+    return Comparison(
+        slices=tuple(SliceScore(model, k, 2.5 * k, "both", False, scores) for model in models for k in range(2, 5)),
+        models={model: {"dice": 0.5, "boundary_iou": 0.5, "hd95_mm": 1, "assd_mm": 1, "rvd": 0} for model in models},
+        places=SlicePlaces(labels),
+        reference=cropped(labels),
+        predictions={model: cropped(labels) for model in models},
+        folder=Path(slicer.app.temporaryPath),
+        kept=True,
+        surfaces={},
+        outputs=(),
+    )
 
 
 def _shown_nodes():

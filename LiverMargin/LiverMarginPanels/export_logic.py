@@ -16,7 +16,7 @@ from LiverMarginLib.io.writers import check_output, check_place, write_labelmap
 from LiverMarginLib.jobs.compare import CompareJob
 from LiverMarginLib.jobs.export import KITTI, ExportJob
 from LiverMarginPanels.file_names import check_file_name
-from LiverMarginPanels.organ_choice import Organ, counterpart, organ_labels
+from LiverMarginPanels.organ_choice import Organ, needed_counterpart, organ_labels
 from LiverMarginPanels.run_logic import RunLogic
 from LiverMarginPanels.slicer_dicom_seg import export_by_plugin
 from LiverMarginPanels.worker_client import Command, WorkerClient
@@ -195,7 +195,7 @@ class ExportLogic(RunLogic[list[Path]]):
 
 def _report_job(node: Any, reference: Any, organ: Organ, folder: Path, image: str | None) -> CompareJob:
     """The comparison of a segmentation with a reference, whose page is the report."""
-    labels = organ_labels(node, counterpart(node, organ.name))
+    labels = organ_labels(node, needed_counterpart(node, organ.name))
     prediction = write_labelmap(labels, folder / "prediction.seg.nrrd")[0]
     truth = write_labelmap(organ_labels(reference, organ), folder / "reference.seg.nrrd")[0]
     return CompareJob(str(truth), {node.GetName(): str(prediction)}, str(folder / "comparison"), image=image)

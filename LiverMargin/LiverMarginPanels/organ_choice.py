@@ -90,6 +90,20 @@ def counterpart(organs: Sequence[Organ], name: str) -> Organ | None:
     return None
 
 
+def needed_counterpart(node: Any, name: str) -> Organ:
+    """Find the `counterpart` in a node.
+
+    Raises
+    ------
+    LiverMarginError
+        If nothing decides, or the node holds no labels.
+    """
+    found = counterpart(organs_of(node), name)
+    if found is None:
+        raise InputError(f"{node.GetName()!r} has no single segment {name!r}; name the segment to compare like that.")
+    return found
+
+
 def organ_labels(node: Any, organ: Organ) -> LabelMap:
     """Take one organ out of the scene, as label 1."""
     if node.IsA("vtkMRMLSegmentationNode"):

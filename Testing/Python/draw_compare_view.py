@@ -1,17 +1,13 @@
 """Draws Resources/Screenshots/compare_view.png: the compare view of a phantom, as 3D Slicer's displayable managers do.
 
-``python Testing/Python/draw_compare_view.py`` from the repository's root. The shipped U-Net is compared, and the same
-liver with deliberate errors in the part of a second reader. No patient's data.
+From the repository's root: ``PYTHONPATH=.:LiverMargin python Testing/Python/draw_compare_view.py``. The shipped U-Net
+is compared, and the same liver with deliberate errors in the part of a second reader. No patient's data.
 """
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "LiverMargin")]
 
 import numpy as np
 import pytest
@@ -30,6 +26,7 @@ from LiverMarginLib.jobs.segment import SegmentJob
 from LiverMarginLib.phantom import PhantomOptions, liver_target, make_phantom
 from LiverMarginLib.report.colours import model_colours
 
+ROOT = Path(__file__).resolve().parents[2]
 SLICE, SPACE, PLOT, BAR, GAP = (500, 400), (620, 400), (884, 400), 24, 4
 
 

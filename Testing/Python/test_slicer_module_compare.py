@@ -12,7 +12,7 @@ import pytest
 from compare_stage import CompareStage, table_rows
 from conftest import REPOSITORY
 from LiverMarginPanels.compare_logic import Compared, CompareLogic
-from LiverMarginPanels.organ_choice import Organ, counterpart, organ_labels, organs_of
+from LiverMarginPanels.organ_choice import Organ, counterpart, needed_counterpart, organ_labels, organs_of
 from LiverMarginPanels.worker_client import Command, WorkerClient
 from slicer_stand_ins import COMMAND, READY, FakeProcess, Parameters, RealProcess, Shortcut
 from test_mrml import add_volume, geometry
@@ -142,6 +142,8 @@ def test_the_organ_of_a_prediction_is_found_by_name_then_by_meaning_and_never_by
     assert counterpart(organs_of(single), "liver").name == "AB"
     two = add(stage, "two", array, segments=(Segment(1, "A", (1, 2, 3)), Segment(2, "B", (1, 2, 3))))
     assert counterpart(organs_of(two), "liver") is None
+    with pytest.raises(InputError, match="no single segment"):
+        needed_counterpart(two, "liver")
 
 
 @pytest.mark.parametrize("kind", ["vtkMRMLLabelMapVolumeNode", "vtkMRMLScalarVolumeNode"])
