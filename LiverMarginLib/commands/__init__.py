@@ -15,6 +15,7 @@ COMMANDS = {
     "denoise": "denoise a CT with DnCNN-SR into a new image",
     "train": "train a network on a data set or on phantoms",
     "reproduce": "train the same network several times and say how far the results differ",
+    "fewshot": "learn an organ from few subjects by one preset, with a learning curve or k folds",
     "evaluate": "run models on test patients and compare them side by side",
     "phantom": "make a synthetic abdomen CT with exact labels",
     "dataset": "check a data set, split it by patient, export it as KITTI 1.0",

@@ -30,6 +30,7 @@ JOB_TYPES = {
     "denoise": "LiverMarginLib.jobs.denoise:DenoiseJob",
     "train": "LiverMarginLib.jobs.train:TrainJob",
     "reproduce": "LiverMarginLib.jobs.reproduce:ReproduceJob",
+    "fewshot": "LiverMarginLib.jobs.fewshot:FewShotJob",
     "evaluate": "LiverMarginLib.jobs.evaluate:EvaluateJob",
     "diagnose": "LiverMarginLib.jobs.diagnose:DiagnoseJob",
     "dataset-check": "LiverMarginLib.jobs.dataset:CheckDatasetJob",

@@ -18,19 +18,26 @@ _RESAMPLING_DROPOUT = 0.001
 
 
 class ConvBlock(nn.Sequential):
-    """Twice: dropout of channels, 3 x 3 x 3 convolution, batch normalisation, ReLU; (n, c, ...) to (n, width, ...)."""
+    """Twice: dropout of channels, 3 x 3 x 3 convolution, normalisation, ReLU; (n, c, ...) to (n, width, ...)."""
 
-    def __init__(self, in_channels: int, width: int, dropout: float, first_dropout: float | None = None) -> None:
+    def __init__(
+        self, in_channels: int, width: int, dropout: float, norm: str, first_dropout: float | None = None
+    ) -> None:
         super().__init__(
             nn.Dropout3d(dropout if first_dropout is None else first_dropout),
             nn.Conv3d(in_channels, width, 3, padding=1),
-            nn.BatchNorm3d(width),
+            _norm(norm, width),
             nn.ReLU(inplace=True),
             nn.Dropout3d(dropout),
             nn.Conv3d(width, width, 3, padding=1),
-            nn.BatchNorm3d(width),
+            _norm(norm, width),
             nn.ReLU(inplace=True),
         )
+
+
+def _norm(kind: str, width: int) -> nn.Module:
+    # Instance normalisation does not depend on the other patches of a batch, which are few here.
+    return nn.InstanceNorm3d(width, affine=True) if kind == "instance" else nn.BatchNorm3d(width)
 
 
 class UNet3D(nn.Module):
@@ -50,6 +57,8 @@ class UNet3D(nn.Module):
     input_dropout : float, optional
         Rate before the very first convolution, where dropping a channel of a one-channel image blanks the image; None
         takes `dropout`, as published.
+    norm : str
+        ``batch``, as published, or ``instance``.
     """
 
     def __init__(
@@ -59,24 +68,27 @@ class UNet3D(nn.Module):
         widths: Sequence[int] = PUBLISHED_WIDTHS,
         dropout: float = 0.25,
         input_dropout: float | None = None,
+        norm: str = "batch",
     ) -> None:
         super().__init__()
-        self.stem = ConvBlock(in_channels, widths[0], dropout, input_dropout)
+        self.stem = ConvBlock(in_channels, widths[0], dropout, norm, input_dropout)
         pairs = list(itertools.pairwise(widths))
         self.down = nn.ModuleList(
             nn.Sequential(
                 nn.Dropout3d(_RESAMPLING_DROPOUT),
                 nn.Conv3d(finer, finer, 2, stride=2),
-                ConvBlock(finer, coarser, dropout),
+                ConvBlock(finer, coarser, dropout, norm),
             )
             for finer, coarser in pairs
         )
-        self.middle = ConvBlock(widths[-1], widths[-1], dropout)
+        self.middle = ConvBlock(widths[-1], widths[-1], dropout, norm)
         self.up = nn.ModuleList(
             nn.Sequential(nn.Dropout3d(_RESAMPLING_DROPOUT), nn.Upsample(scale_factor=2.0, mode="nearest"))
             for _ in pairs
         )
-        self.merge = nn.ModuleList(ConvBlock(coarser + finer, finer, dropout) for finer, coarser in reversed(pairs))
+        self.merge = nn.ModuleList(
+            ConvBlock(coarser + finer, finer, dropout, norm) for finer, coarser in reversed(pairs)
+        )
         self.head = nn.Conv3d(widths[0], classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:

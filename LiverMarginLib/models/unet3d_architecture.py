@@ -6,6 +6,8 @@ from LiverMarginLib.models.architectures import Activation, Architecture
 from LiverMarginLib.models.json_reader import JsonObject
 from LiverMarginLib.models.manifest import Manifest, ManifestError
 
+NORMS = ("batch", "instance")
+
 
 def _check_unet3d(manifest: Manifest) -> None:
     parameters = JsonObject(dict(manifest.parameters), "the 3-D U-Net's parameters")
@@ -21,6 +23,8 @@ def _check_unet3d(manifest: Manifest) -> None:
         dropouts.append(parameters.number("input_dropout"))
     if not all(0 <= rate < 1 for rate in dropouts):
         raise ManifestError("the 3-D U-Net's dropout must be at least 0 and below 1")
+    if parameters.has("norm") and parameters.text("norm") not in NORMS:  # bundles from before it was a choice lack it
+        raise ManifestError(f"the 3-D U-Net's norm must be one of {', '.join(NORMS)}")
     parameters.finish()
     step = 2 ** (len(widths) - 1)
     if not manifest.volumetric or any(side % step for side in manifest.input_size):

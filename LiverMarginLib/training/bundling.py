@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from LiverMarginLib.models.architectures import Activation, Architecture, find_a
 from LiverMarginLib.models.bundle import Bundle, save_bundle
 from LiverMarginLib.models.manifest import FillHoles, Manifest, Postprocessing, Task, Window
 from LiverMarginLib.models.volumetric_fields import Localiser, Normalisation, SpacingUnit
-from LiverMarginLib.terminology import LIVER, segment_of
+from LiverMarginLib.terminology import LIVER, Segment, segment_of
 from LiverMarginLib.training.config import TrainConfig
 from LiverMarginLib.training.profiles import is_volumetric
 from LiverMarginLib.training.volume_config import Preparation
@@ -39,6 +39,7 @@ def bundle_from_training(
     description: str = "",
     licence: str = "",
     notes: Mapping[str, Any] | None = None,
+    segments: Sequence[Segment] = (),
     half: bool = False,
     onnx: bool = True,
     overwrite: bool = False,
@@ -56,6 +57,8 @@ def bundle_from_training(
         Of the training images.
     notes : mapping, optional
         What else the model card should say about the training: data, hardware. No patient identity.
+    segments : sequence of Segment
+        What a volumetric network's labels mean, where not what this project's label values mean.
 
     Returns
     -------
@@ -120,7 +123,7 @@ def bundle_from_training(
         description=description,
     )
     if is_volumetric(config.model):
-        manifest = _volumetric(manifest, config)
+        manifest = _volumetric(manifest, config, {segment.label: segment for segment in segments})
     if spec is not None:
         from LiverMarginLib.models.detectron_bundle import save_mask_rcnn
 
@@ -130,13 +133,13 @@ def bundle_from_training(
     return save_bundle(folder, manifest, module=module, half=half, onnx=onnx, overwrite=overwrite)
 
 
-def _volumetric(manifest: Manifest, config: TrainConfig) -> Manifest:
+def _volumetric(manifest: Manifest, config: TrainConfig, meaning: Mapping[int, Segment]) -> Manifest:
     """Say how a volumetric network sees images, and what it finds."""
     volume = config.volume
     in_voxels = volume.preparation is Preparation.MLF_CORE
     return replace(
         manifest,
-        labels=tuple(segment_of(value) for value in volume.labels),
+        labels=tuple(meaning.get(value) or segment_of(value) for value in volume.labels),
         input_size=volume.patch,
         spacing=volume.spacing,
         spacing_unit=SpacingUnit.VOXEL if in_voxels else SpacingUnit.MM,

@@ -213,6 +213,50 @@ _TINY_UNET3D = replace(
     steps_per_epoch=40,
 )
 
+# One preset for any organ and few subjects; see training/few_shot.py, which measures intensities on the training
+# subjects. Mirrors would teach a left-sided liver. 8 GB of GPU memory are enough: see docs/training.md.
+_FEW_SHOT = replace(
+    _SPACING_AWARE_UNET3D,
+    model_options={"widths": [24, 48, 96, 192, 320], "dropout": 0.0, "input_dropout": 0.0, "norm": "instance"},
+    volume=VolumeConfig(
+        patch=(96, 96, 96),
+        spacing=(1.5, 1.5, 1.5),
+        labels=(1,),
+        normalisation=NormalisationKind.Z_SCORE,
+        largest_component=False,
+    ),
+    loss=LossConfig(LossKind.CE_DICE),
+    optimiser=OptimiserConfig(OptimiserKind.ADAMW, 1e-3, weight_decay=1e-2, clip_norm=1.0, ema_decay=0.999),
+    schedule=ScheduleConfig(Decay.COSINE, warmup_steps=100, floor=0.01),
+    augmentation=AugmentationConfig(
+        rotation_p=0.3,
+        rotation=20.0,
+        scale_p=0.3,
+        noise_p=0.15,
+        blur_p=0.15,
+        brightness_p=0.15,
+        contrast_p=0.15,
+        low_resolution_p=0.15,
+        gamma_p=0.3,
+    ),
+    batch=2,
+    epochs=20,
+    steps_per_epoch=500,
+    validate_every=20,
+)
+
+# The same on a coarse grid, for two CPU cores.
+_SMALL_FEW_SHOT = replace(
+    _FEW_SHOT,
+    model_options={"widths": [8, 16, 32, 64], "dropout": 0.0, "input_dropout": 0.0, "norm": "instance"},
+    volume=replace(_FEW_SHOT.volume, patch=(48, 48, 48), spacing=(4.0, 4.0, 4.0)),
+    optimiser=replace(_FEW_SHOT.optimiser, learning_rate=3e-3, ema_decay=0.98),
+    schedule=replace(_FEW_SHOT.schedule, warmup_steps=20),
+    epochs=1,
+    steps_per_epoch=200,
+    validate_every=1,
+)
+
 # Networks that learn from whole volumes; 2-D networks learn from slices.
 _VOLUMETRIC = frozenset({"unet3d"})
 
@@ -223,6 +267,8 @@ PROFILES: Mapping[str, Mapping[str, TrainConfig]] = {
         "spacing_aware": _SPACING_AWARE_UNET3D,
         "small": _SMALL_UNET3D,
         "tiny": _TINY_UNET3D,
+        "few_shot": _FEW_SHOT,
+        "few_shot_small": _SMALL_FEW_SHOT,
     },
     "dncnn-sr": {
         # The paper trains noisy low-resolution to clean high-resolution images and gives no scale factor.
