@@ -103,7 +103,6 @@ class FewShotJob(DatasetJob):
             summary,
         )
         from LiverMarginLib.training.few_shot_subjects import held, segments_of
-        from LiverMarginLib.volume import Modality
 
         started = time.perf_counter()
         config = self._config()
@@ -119,7 +118,6 @@ class FewShotJob(DatasetJob):
             config,
             segments,
             Path(self.work or f"{self.out.rstrip('/')}.training"),
-            modality=modality_named(self.modality) or Modality.UNKNOWN,
             use_median_spacing=self.median_spacing,
             notes={
                 "data": "a data set of the user's own" if self.data else "procedural phantoms",
@@ -209,7 +207,10 @@ class FewShotJob(DatasetJob):
                 phantom_subjects(range(count), options, raw=raw),
                 phantom_subjects(range(TEST_SEEDS, TEST_SEEDS + tests), options, raw=raw),
             )
-        everyone = dataset_subjects(self.open(), raw=raw)
+        dataset = self.open()
+        if (modality := modality_named(self.modality)) is not None:
+            dataset = replace(dataset, options=replace(dataset.options, modality=modality))
+        everyone = dataset_subjects(dataset, raw=raw)
         if not self.subjects:
             return everyone, []
         count = max(1, len(everyone) // 4) if self.tests is None else self.tests

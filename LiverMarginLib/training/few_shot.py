@@ -59,13 +59,10 @@ class SubjectVolumes:
     Parameters
     ----------
     subjects : sequence of Subject
-    modality : Modality, optional
-        Of volumes that do not say it.
     """
 
-    def __init__(self, subjects: Sequence[Subject], modality: Modality = Modality.UNKNOWN) -> None:
+    def __init__(self, subjects: Sequence[Subject]) -> None:
         self._volumes = [(subject.name, volume) for subject in subjects for volume in subject.volumes]
-        self._modality = modality
 
     def __len__(self) -> int:
         return len(self._volumes)
@@ -76,7 +73,7 @@ class SubjectVolumes:
 
     def key(self, index: int) -> str:
         """What identifies the content of volume `index`."""
-        return f"{self._volumes[index][1].key()} {self._modality.value}"
+        return self._volumes[index][1].key()
 
     def read(self, index: int) -> VolumeSample:
         """Read volume `index` in the axial view.
@@ -93,8 +90,8 @@ class SubjectVolumes:
         array = view.to_view(labels.array)
         if array.max(initial=0) > 255:
             raise InputError("A label above 255 cannot be learnt; renumber the labels first.")
-        modality = volume.modality if volume.modality is not Modality.UNKNOWN else self._modality
-        return VolumeSample(view.to_view(volume.array), array.astype(np.uint8), view.geometry.spacing, modality)
+        spacing = view.geometry.spacing
+        return VolumeSample(view.to_view(volume.array), array.astype(np.uint8), spacing, volume.modality)
 
 
 def median_spacing(volumes: Iterable[VolumeSample]) -> tuple[float, float, float]:

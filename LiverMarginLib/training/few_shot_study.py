@@ -26,7 +26,7 @@ from LiverMarginLib.training.config import TrainConfig
 from LiverMarginLib.training.few_shot import Subject, SubjectVolumes, measured, median_spacing
 from LiverMarginLib.training.trainer import Ending, train
 from LiverMarginLib.training.volume_data import PreparedVolumes
-from LiverMarginLib.volume import LabelMap, Modality
+from LiverMarginLib.volume import LabelMap
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,6 @@ class FewShotStudy:
         One for each label to be learnt.
     work : Path
         Folder of the trainings; those that are there go on, or are not repeated.
-    modality : Modality
-        Of volumes that do not say it.
     use_median_spacing : bool
         Resample to the median spacing of the training subjects instead of the preset's.
     notes : mapping
@@ -84,7 +82,6 @@ class FewShotStudy:
         segments: Sequence[Segment],
         work: Path,
         *,
-        modality: Modality,
         use_median_spacing: bool,
         notes: Mapping[str, Any],
         on_event: OnEvent,
@@ -93,7 +90,6 @@ class FewShotStudy:
         self._config = config
         self._segments = tuple(segments)
         self._work = work
-        self._modality = modality
         self._use_median_spacing = use_median_spacing
         self._notes = notes
         self._on_event = on_event
@@ -107,7 +103,7 @@ class FewShotStudy:
         Cancelled
             If the training was stopped; the same call goes on with it.
         """
-        source = SubjectVolumes(subjects, self._modality)
+        source = SubjectVolumes(subjects)
         config = replace(self._config, out=str(self._work / f"{name}.training"), resume=True)
         if self._use_median_spacing:
             spacing = median_spacing(source.read(n) for n in range(len(source)))
@@ -147,8 +143,6 @@ class FewShotStudy:
             for volume in subject.volumes:
                 self._cancel.check()
                 image, reference = volume.read()
-                if image.modality is Modality.UNKNOWN:
-                    image = replace(image, modality=self._modality)
                 found = model.segment(image, None, notices, self._cancel).labels
                 overlaps.append([_counts(reference, found, segment.label) for segment in self._segments])
             for segment, counts in zip(self._segments, np.sum(overlaps, axis=0), strict=True):

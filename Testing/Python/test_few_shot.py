@@ -18,7 +18,7 @@ from LiverMarginLib.inference.model import load_model
 from LiverMarginLib.io.volume_writers import write_volume
 from LiverMarginLib.io.writers import write_labelmap
 from LiverMarginLib.jobs import job_from_dict
-from LiverMarginLib.models.bundle import load_bundle
+from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.models.manifest import WindowUnit
 from LiverMarginLib.models.unet3d import UNet3D
 from LiverMarginLib.models.volumetric_fields import NormalisationKind
@@ -74,7 +74,6 @@ def study(folder: Path, config: TrainConfig | None = None, segments: Sequence[Se
         config or tiny(),
         segments,
         folder,
-        modality=Modality.UNKNOWN,
         use_median_spacing=False,
         notes={},
         on_event=ignore,
@@ -163,7 +162,7 @@ def test_any_label_is_learnt_and_the_model_gives_it_its_own_value_and_name(tmp_p
     (score,) = work.test(bundle, [("1", toys(9, label=6)[0])], "curve", 1, 2)
     assert score.label == "Spleen" and score.dice > 0.8
     image, reference = Toy(9, 6).read()
-    found = load_model(load_bundle(tmp_path / "spleen")).segment(image).labels
+    found = load_model(Bundle.load(tmp_path / "spleen")).segment(image).labels
     assert set(np.unique(found.array)) == {0, 6} and found.segments == (SPLEEN,)
     both = (found.array == 6) & (reference.array == 6)
     dice = 2 * both.sum() / ((found.array == 6).sum() + (reference.array == 6).sum())
@@ -209,7 +208,7 @@ def test_the_command_learns_a_label_of_a_data_set_and_leaves_scores_figure_and_m
     result = json.loads(output.out)
     assert "ends at 2 subjects" in output.err
     assert [row["subjects"] for row in result["curve"]] == [1, 2] and result["folds"][0]["n"] == 3
-    assert result["labels"][0]["value"] == 6 and load_bundle(tmp_path / "out" / "model").manifest.labels[0].label == 6
+    assert result["labels"][0]["value"] == 6 and Bundle.load(tmp_path / "out" / "model").manifest.labels[0].label == 6
     rows = (tmp_path / "out" / "scores.csv").read_text().splitlines()
     assert rows[0] == "part,run,training_subjects,test_subject,label,dice" and len(rows) == 1 + 2 * 1 + 3
     assert (tmp_path / "out" / "learning_curve.png").stat().st_size > 5000
