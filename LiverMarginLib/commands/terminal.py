@@ -7,7 +7,7 @@ import signal
 import sys
 import types
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from LiverMarginLib.events import CancelToken, Event, Notice, OnEvent, Progress
 from LiverMarginLib.jobs.base import Job, run
@@ -17,6 +17,7 @@ from LiverMarginLib.plain_text import one_line
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
 
+_UNBROKEN = 14
 STAGES = {
     "read": "Reading",
     "prepare": "Preparing",
@@ -143,7 +144,10 @@ class Terminal:
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
         for n, column in enumerate(columns):
             numeric = any(isinstance(row[n], (int, float)) for row in rows)
-            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+            # Short words are not broken where a longer column or a heading can give way.
+            longest = max((len(_plain(row[n])) for row in rows if row[n] is not None), default=0)
+            justify: Literal["left", "right"] = "right" if numeric else "left"
+            table.add_column(column, justify=justify, overflow="fold", min_width=min(longest, _UNBROKEN))
         for row in rows:
             table.add_row(*("" if cell is None else _cell(cell) for cell in row))
         Console().print(table, highlight=False)

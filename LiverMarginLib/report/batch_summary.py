@@ -20,7 +20,7 @@ from LiverMarginLib.report.page import html_document
 from LiverMarginLib.report.preview import HEIGHT
 from LiverMarginLib.report.tables import cell, table
 
-_UNSURE = 0.8
+_UNSURE = 0.9
 _MOST_PREVIEW_BYTES = 1 << 20
 _CSS = f"""
 .cards {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(280px, 1fr)); gap: 14px; }}

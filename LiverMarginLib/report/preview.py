@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 HEIGHT = 240
 _MOST_WIDTH = 360
 _GAP = 6
+_DARK, _FEW = 60, 0.02
 _MODEL = model_colours(["unet"])["unet"]
 
 Grey = npt.NDArray[np.uint8]
@@ -80,6 +81,8 @@ def _picture(grey: Grey, mask: Mask, reference: Mask | None, pixel: tuple[float,
     """One slice with outlines, its pixels square."""
     from PIL import Image, ImageDraw
 
+    box = _body(grey, mask)
+    grey, mask, reference = grey[box], mask[box], None if reference is None else reference[box]
     rows, columns = grey.shape
     scale = min(HEIGHT / (rows * pixel[0]), _MOST_WIDTH / (columns * pixel[1]))
     size = max(1, round(columns * pixel[1] * scale)), max(1, round(rows * pixel[0] * scale))
@@ -90,3 +93,13 @@ def _picture(grey: Grey, mask: Mask, reference: Mask | None, pixel: tuple[float,
             points = (line + 0.5) * (size[0] / columns, size[1] / rows)
             drawing.line([(float(x), float(y)) for x, y in points], fill=colour, width=2)
     return picture
+
+
+def _body(grey: Grey, mask: Mask) -> tuple[slice, slice]:
+    """Rows and columns of the body: those with more than a few bright pixels, and all that is marked."""
+    bright = grey > _DARK
+    sides = []
+    for axis in (1, 0):
+        used = np.flatnonzero((bright.mean(axis=axis) > _FEW) | mask.any(axis=axis))
+        sides.append(slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(None))
+    return sides[0], sides[1]
