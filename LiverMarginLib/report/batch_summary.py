@@ -130,8 +130,7 @@ def _picture(record: CaseRecord, path: Path) -> Html:
     except OSError:
         return nothing
     data = f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
-    # An element without end tag, which `tag` knows no way to write otherwise.
-    return Html(f'<img src="{data}" alt="axial and coronal slice of {record.case}">')
+    return tag("img", src=data, alt=f"axial and coronal slice of {record.case}")
 
 
 def _metric(record: CaseRecord, key: str) -> float | None:

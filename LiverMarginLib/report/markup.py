@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable
 
 # Elements of HTML that have no end tag; those of SVG all have one.
-_VOID = {"br", "input", "meta"}
+_VOID = {"br", "img", "input", "meta"}
 
 
 class Html(str):

@@ -132,7 +132,7 @@ def test_the_summary_shows_every_case_and_loads_nothing(ran):
     page = (ran.output / "summary.html").read_text()
     assert page.count('src="data:image/png;base64,') == 3
     assert "http://" not in page and "https://" not in page
-    assert "Look at these first: case-001" in page or "case-003" in page
+    assert "Look at these first: case-001, case-002, case-003 and case-004." in page  # an untrained model is unsure
 
 
 def test_nothing_that_is_written_names_the_patient(ran):

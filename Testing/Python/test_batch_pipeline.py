@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import batch_stand_in
 import pytest
 
+from LiverMarginLib.batch import cluster, processes
 from LiverMarginLib.batch import pipeline as module
-from LiverMarginLib.batch import processes
 from LiverMarginLib.batch.pipeline import Pipeline, Recipe
 from LiverMarginLib.batch.plan import Case
 from LiverMarginLib.batch.records import Status
@@ -149,6 +150,18 @@ def test_an_output_folder_that_refuses_ends_the_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(module.Pipeline, "_check_output", refuse)
     with pytest.raises(ResourceError, match="disk is full"):
         go(tmp_path, "full@finish", "fine")
+
+
+def test_a_task_of_a_cluster_is_the_same_pipeline_with_the_same_warm_workers(tmp_path, stand_in, monkeypatch):
+    warm: dict = {}
+    monkeypatch.setattr(cluster, "_warm", warm)
+    (tmp_path / "out").mkdir()
+    recipe = asdict(Recipe(str(tmp_path / "out"), "settings", {}, ("seg.nrrd",)))
+    answers = [cluster.run_case(recipe, asdict(case)) for case in cases("fine", "crash@segment", "fine2")]
+    assert [answer["record"]["status"] for answer in answers] == ["done", "failed", "done"]
+    assert all(answer["fresh"] and answer["log"] for answer in answers)
+    assert len(stand_in) == 4  # a reader, and a computer that was replaced twice
+    warm.popitem()[1][1].close()
 
 
 def test_workers_killed_at_random_lose_nothing(tmp_path, stand_in):
