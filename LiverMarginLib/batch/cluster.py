@@ -6,6 +6,7 @@ and second attempts are the same. All machines must see inputs and output under 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Sequence
@@ -60,7 +61,7 @@ def run_on_cluster(
             waiting[future] = case
         while waiting:
             cancel.check()
-            _wait_for_one(list(waiting))
+            _wait_for_one(client, list(waiting))
             for future in [future for future in waiting if future.done()]:
                 _collect(future, waiting.pop(future), recipe, on_record)
     finally:
@@ -131,14 +132,11 @@ def _library_version() -> str:
     return LiverMarginLib.__version__
 
 
-def _wait_for_one(futures: list[Future]) -> None:
+def _wait_for_one(client: Client, futures: list[Future]) -> None:
     from distributed import wait
 
-    try:
+    with client.as_current(), contextlib.suppress(TimeoutError):
         wait(futures, timeout=_LOOK_SECONDS, return_when="FIRST_COMPLETED")
-    except Exception as error:
-        if not isinstance(error, TimeoutError):
-            raise
 
 
 def _collect(future: Future, case: Case, recipe: Recipe, on_record: OnRecord) -> None:
