@@ -204,7 +204,7 @@ def _shell_volumes(points: FloatMatrix, faces: Faces) -> FloatMatrix:
     ends = np.tile(faces[:, 0], 2), faces[:, 1:].T.ravel()
     edges = sparse.coo_matrix((np.ones(len(ends[0]), dtype=np.int8), ends), (len(points), len(points)))
     count, shell_of = sparse.csgraph.connected_components(edges, directed=False)
-    return np.bincount(shell_of[faces[:, 0]], tetrahedra(points, faces), minlength=count)
+    return np.bincount(shell_of[faces[:, 0]], tetrahedra(points, faces), minlength=count).astype(np.float64)
 
 
 def _deviation(
@@ -216,7 +216,8 @@ def _deviation(
     in_mm = ((points, faces), (stepped @ to_ras.T + start, stepped_faces))
     in_voxels = (((points - start) @ np.linalg.inv(to_ras).T, faces), (stepped, stepped_faces))
     rng = np.random.default_rng(0)
-    millimetres, voxels = [], []
+    millimetres: list[FloatMatrix] = []
+    voxels: list[FloatMatrix] = []
     for own, other in ((0, 1), (1, 0)):
         face, weights = _samples(*in_mm[own], rng)
         for found, shapes in ((millimetres, in_mm), (voxels, in_voxels)):

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from vtkmodules.vtkCommonDataModel import vtkPolyData
@@ -50,7 +51,7 @@ def write_surface_picture(surfaces: Sequence[tuple[Segment, vtkPolyData]], path:
         See `atomic_path`.
     """
     with atomic_path(path) as temporary, tempfile.TemporaryDirectory() as folder:
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for number, (segment, surface) in enumerate(surfaces):
             arrays[f"points{number}"], arrays[f"faces{number}"] = triangle_arrays(surface)
             arrays[f"colour{number}"] = np.array(segment.colour)
@@ -142,7 +143,7 @@ def _render(surfaces: Sequence[tuple[vtkPolyData, tuple[float, ...]]], target: s
     writer.Write()
 
 
-def _aim(renderer, low: FloatMatrix, high: FloatMatrix, towards: FloatMatrix, up: tuple[int, int, int]) -> None:  # type: ignore[no-untyped-def]
+def _aim(renderer: Any, low: FloatMatrix, high: FloatMatrix, towards: FloatMatrix, up: tuple[int, int, int]) -> None:
     """Look at the middle from afar in parallel, all views on one scale."""
     camera = renderer.GetActiveCamera()
     middle, extent = (low + high) / 2, high - low
@@ -154,7 +155,7 @@ def _aim(renderer, low: FloatMatrix, high: FloatMatrix, towards: FloatMatrix, up
     renderer.ResetCameraClippingRange()
 
 
-def _describe(renderer, name: str, extent: FloatMatrix) -> None:  # type: ignore[no-untyped-def]
+def _describe(renderer: Any, name: str, extent: FloatMatrix) -> None:
     """Write what is seen, and draw a bar of known length."""
     from vtkmodules.vtkCommonCore import vtkPoints
     from vtkmodules.vtkCommonDataModel import vtkCellArray
@@ -170,8 +171,8 @@ def _describe(renderer, name: str, extent: FloatMatrix) -> None:  # type: ignore
         label.GetTextProperty().SetColor(*_INK)
         renderer.AddViewProp(label)
     points = vtkPoints()
-    for at in ((16, 26), (16 + pixels, 26)):
-        points.InsertNextPoint(*at, 0)
+    for end in (16.0, 16.0 + pixels):
+        points.InsertNextPoint(end, 26.0, 0.0)
     lines = vtkCellArray()
     lines.InsertNextCell(2, (0, 1))
     bar = vtkPolyData()

@@ -11,7 +11,7 @@ from LiverMarginLib.io.writers import formats, write_labelmap
 from LiverMarginLib.terminology import LIVER, LIVER_MASS
 from LiverMarginLib.volume import LabelMap
 
-GRIDS = [suffix for suffix in formats() if suffix not in {".stl", ".obj", ".ply"}]
+GRIDS = [suffix for suffix in formats() if suffix not in {".stl", ".obj", ".ply", ".3mf"}]
 
 
 @pytest.mark.parametrize("suffix", GRIDS)
