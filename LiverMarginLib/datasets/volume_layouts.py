@@ -275,11 +275,15 @@ def _with_names(case: Case, names: tuple[tuple[int, str], ...]) -> Case:
 def _is_there(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # no possible name of a file
+    except (OSError, ValueError):  # no possible name of a file
         return False
 
 
 def _inside(folder: Path, name: str, shown: str) -> Path:
-    if "\0" in name or not (folder / name).resolve().is_relative_to(folder.resolve()):
+    try:
+        inside = (folder / name).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError):
+        inside = False
+    if not inside:
         raise InputError(f"{shown} names a file outside its folder; move the files together.")
     return folder / name

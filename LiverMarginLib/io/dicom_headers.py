@@ -19,7 +19,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import OnEvent, Progress, ignore
 from LiverMarginLib.io.detect import natural_key, readable
-from LiverMarginLib.io.dicom_files import refuse_bomb
+from LiverMarginLib.io.dicom_files import open_dicom
 
 SEGMENTATION_CLASSES = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"})
 DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
@@ -237,9 +237,8 @@ def read_frames(path: Path) -> tuple[DicomFile, list[Frame]]:
     InputError
         If it is not DICOM, or is an image whose header is damaged.
     """
-    with readable(path), path.open("rb") as stream:
+    with readable(path), open_dicom(path) as stream:
         try:
-            refuse_bomb(stream)
             dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=True, specific_tags=_TAGS)
             file = _describe(path, dataset, *_pixel_element(stream, dataset))
             frames = list(_frames(dataset, file)) if file.kind is not ObjectKind.OTHER else []

@@ -74,6 +74,7 @@ _DTYPES = {
 _COLOUR_TYPES = (128, 2304)
 _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _BLOCK = 1 << 22
+_FARTHEST = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,8 @@ def read_header(path: Path) -> NiftiHeader:
     with readable(path), _open(path) as file:
         raw = file.read(540)
         header, byte_order = _parse(raw)
+        if not 0 <= header["vox_offset"] < _FARTHEST:  # not a number neither
+            raise InputError("The NIfTI header is damaged: it does not say where the voxels are; export it again.")
         offset = int(header["vox_offset"])
         extensions = raw[348:] + file.read(max(0, min(offset, 1 << 24) - len(raw)))
     dim = [int(n) for n in header["dim"]]
