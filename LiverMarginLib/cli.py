@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from LiverMarginLib import __version__
 from LiverMarginLib.commands import COMMANDS
 from LiverMarginLib.errors import Cancelled, LiverMarginError
+from LiverMarginLib.quiet import silence_libraries
 
 DESCRIPTION = (
     "Segments the liver in CT and MR and shows, slice by slice, how good the boundary of each segmentation is. "
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 2
     logging.basicConfig(level=logging.DEBUG if options.debug else logging.ERROR, format="%(name)s: %(message)s")
     if not options.debug:
-        _silence_libraries()
+        silence_libraries()
     return _guarded(command, options)
 
 
@@ -97,14 +98,6 @@ def _guarded(command: object, options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-
-
-def _silence_libraries() -> None:
-    """Keep the warnings of reading and plotting libraries off the terminal; ours are events."""
-    import warnings
-
-    warnings.simplefilter("ignore")
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
 if __name__ == "__main__":

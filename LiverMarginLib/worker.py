@@ -22,6 +22,7 @@ from LiverMarginLib.errors import Cancelled, InputError, LiverMarginError, techn
 from LiverMarginLib.events import CancelToken, Event, Failure
 from LiverMarginLib.jobs import Job, job_from_dict, run
 from LiverMarginLib.jsonable import dumps, loads
+from LiverMarginLib.quiet import silence_libraries
 
 PROTOCOL = 1
 GRACE_SECONDS = 3.0
@@ -148,6 +149,7 @@ def main() -> int:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    silence_libraries()
     return Worker(sys.stdin.buffer, replies).serve()
 
 

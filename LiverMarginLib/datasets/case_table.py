@@ -74,18 +74,17 @@ def read_case_table(path: str | os.PathLike[str]) -> dict[str, CaseRow]:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        first_line = text.partition("\n")[0]
+        reader = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=first_line.count))
+        columns, lines = _columns(reader.fieldnames or ()), list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
             f"{path.name} cannot be read; give the case table as CSV in UTF-8.", technical(error)
         ) from error
-    first_line = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first_line.count)
-    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
-    columns = _columns(reader.fieldnames or ())
     if "case" not in columns:
         raise InputError(f'{path.name} has no column "case"; its first line must hold the headings.')
     rows: dict[str, CaseRow] = {}
-    for number, row in enumerate(reader, start=2):
+    for number, row in enumerate(lines, start=2):
         values = {field: _value(row.get(heading)) for field, heading in columns.items()}
         case = values["case"]
         if case is None:

@@ -1,7 +1,7 @@
 """Where a NRRD or MetaImage file keeps its voxels: found, and checked, before ITK sees the file.
 
 ITK's MetaImage reader ends the process, or spoils its memory, on some damaged files (seen with SimpleITK 2.5: an absurd
-NDims, detached voxels that end early), and both readers follow a header to whatever file of the machine it names.
+NDims, detached voxels that end early, voxels written as text), and both readers follow a header to whatever file of the machine it names.
 """
 
 from __future__ import annotations
@@ -113,6 +113,8 @@ def _in_metaimage(path: Path, head: bytes) -> StoredVoxels:
     skipped = _numbers(fields.get("HeaderSize", "0"))
     if not name or not _is_sound(fields) or len(skipped) != 1:
         raise _damaged(path, FileFormat.METAIMAGE)
+    if not fields.get("BinaryData", "True").upper().startswith(("T", "1")):
+        raise InputError(f"'{path.name}' keeps its voxels as text; save the image in binary form.")
     if name.upper().startswith("LIST") or "%" in name:
         raise InputError(f"'{path.name}' keeps its voxels in a list of files; save the image in one file.")
     compressed = fields.get("CompressedData", "").upper().startswith(("T", "1"))

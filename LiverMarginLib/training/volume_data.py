@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from LiverMarginLib.errors import InputError
+from LiverMarginLib.errors import InputError, technical
 from LiverMarginLib.events import CancelToken, OnEvent, Progress, ignore
 from LiverMarginLib.io.atomic import atomic_path
 from LiverMarginLib.network_grid import fit_grid
@@ -203,7 +203,7 @@ class PreparedVolumes:
             image, labels = (np.load(path, mmap_mode="r") for path in self._arrays(index))
         except (OSError, ValueError) as error:
             raise InputError(
-                "A prepared volume is damaged; delete the cache of the training and start again.", str(error)
+                "A prepared volume is damaged; delete the cache of the training and start again.", technical(error)
             ) from error
         spacing = tuple(float(value) for value in values["spacing"])
         return VolumeSample(image, labels, spacing, Modality(str(values["modality"])), float(values["weight"]))  # type: ignore[arg-type]

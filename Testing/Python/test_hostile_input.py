@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from conftest import REPOSITORY
 from dataset_builders import ct_like, put, put_case, put_volume
 from dicom_makers import ct_slice, save, stored_ct, write_series
 from example_labels import example
@@ -26,6 +27,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from LiverMarginLib import cli, worker
 from LiverMarginLib.comparison.tables import write_csv
 from LiverMarginLib.csv_table import write_rows
+from LiverMarginLib.datasets.case_table import read_case_table
 from LiverMarginLib.datasets.check import check_dataset
 from LiverMarginLib.datasets.layouts import open_dataset
 from LiverMarginLib.datasets.split import load_split
@@ -126,6 +128,26 @@ def test_two_frames_of_a_dicom_seg_at_both_ends_of_the_world_do_not_make_a_volum
 
 
 # --- paths that lead elsewhere
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["NDims = 99999999999999999999999", "NDims = 4", "BinaryData = False", "DimSize = 8 9", "ElementSpacing = nan 1 1",
+     "TransformMatrix = 1 0 0", "ElementNumberOfChannels = 10000000", "ElementDataFile = LIST"],
+)  # fmt: skip
+def test_a_metaimage_header_that_itk_does_not_bear_is_refused_before_itk_sees_it(tmp_path, field):
+    put_volume(tmp_path / "image.mhd", ct_like((4, 9, 8)))
+    key = field.partition(" =")[0]
+    lines = [line for line in (tmp_path / "image.mhd").read_text().splitlines() if not line.startswith(key)]
+    at = len(lines) if key == "ElementDataFile" else 0
+    (tmp_path / "image.mhd").write_text("\n".join([*lines[:at], field, *lines[at:]]) + "\n")
+    refusal(read_volume, tmp_path / "image.mhd")
+
+
+def test_detached_voxels_that_end_early_are_refused_before_itk_sees_them(tmp_path):
+    put_volume(tmp_path / "image.mhd", ct_like((4, 9, 8)))
+    (tmp_path / "image.raw").write_bytes((tmp_path / "image.raw").read_bytes()[:3])
+    assert "shorter than its header says" in refusal(read_volume, tmp_path / "image.mhd")
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../secret.raw", "..\\secret.raw", "C:\\secret.raw", "link.raw", ""])
@@ -394,3 +416,30 @@ def test_refusals_take_no_time(tmp_path):
     refusal(read_volume, huge_nifti(tmp_path / "a.nii"))
     assert time.process_time() - started < 5
     assert issubclass(ResourceError, LiverMarginError)
+
+
+def test_a_case_table_with_a_cell_without_end_is_refused(tmp_path):
+    put(tmp_path / "cases.csv", "case,age\n1," + "9" * 200_000 + "\n")
+    assert "cannot be read" in refusal(read_case_table, tmp_path / "cases.csv")
+
+
+def test_what_pydicom_quotes_of_a_header_does_not_reach_the_worker_s_standard_error(tmp_path):
+    import subprocess
+    import sys
+
+    for k, pixels in enumerate(stored_ct(2)):
+        dataset = ct_slice(pixels, (0.0, 0.0, 2.0 * k), InstanceNumber=k + 1)
+        path = save(dataset, tmp_path / f"{k}.dcm")
+        # Not a decimal string, of an element that is read
+        path.write_bytes(path.read_bytes().replace(b"DS\x02\x001 ", b"DS\x02\x00Q7"))
+    job = json.dumps(ExportJob(str(tmp_path), (f"{tmp_path}/o.nrrd",)).to_dict())
+    with subprocess.Popen(
+        [sys.executable, "-m", "LiverMarginLib.worker"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY,
+    ) as process:  # fmt: skip
+        process.stdin.write(job + "\n")
+        process.stdin.flush()
+        said = [process.stdout.readline() for _ in range(2)]
+        said += process.communicate()
+    assert '"error"' in said[1]
+    assert "Q7" not in "".join(said)
