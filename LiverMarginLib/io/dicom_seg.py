@@ -32,6 +32,7 @@ _TISSUE = Code("85756007", "Tissue")
 
 _LONG_STRING = 64
 _log = logging.getLogger(__name__)
+logging.getLogger("highdicom").setLevel(logging.WARNING)  # below, it names the images of the source by their UIDs
 _SERIES_NUMBER = 300
 
 _MUST_NOT_BE_EMPTY = ("StudyInstanceUID", "SeriesInstanceUID")

@@ -1,7 +1,8 @@
 """Where a NRRD or MetaImage file keeps its voxels: found, and checked, before ITK sees the file.
 
 ITK's MetaImage reader ends the process, or spoils its memory, on some damaged files (seen with SimpleITK 2.5: an absurd
-NDims, detached voxels that end early, voxels written as text), and both readers follow a header to whatever file of the machine it names.
+NDims, detached voxels that end early, voxels written as text), and both readers follow a header to whatever file of
+the machine it names.
 """
 
 from __future__ import annotations

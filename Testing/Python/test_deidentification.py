@@ -263,7 +263,11 @@ def run_everything(source: Path, out: Path, models: Path, heard: list[str]) -> N
     heard.append("".join(image.summary for image in list_images(source)) if dicom else "")
 
 
-@pytest.mark.parametrize("make", [dicom_folder, nifti_file, nrrd_file, mha_file])
+@pytest.mark.parametrize(
+    "make",
+    [dicom_folder, nifti_file, pytest.param(nrrd_file, marks=pytest.mark.slow),
+     pytest.param(mha_file, marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_no_identifier_of_the_input_is_in_anything_that_is_written_or_said(
     make, tmp_path, models, said, capfd, monkeypatch, caplog
 ):
