@@ -99,17 +99,20 @@ def test_the_output_is_logits_and_the_softmax_is_applied_once(tmp_path):
         np.testing.assert_allclose(segmenter.predict(image[:1]), expected[:1], atol=1e-5)
 
 
+PARAMETERS = {"widths": [4], "in_channels": 1, "classes": 3, "dropout": 0.1, "input_dropout": 0.0}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"input_size": (15, 16, 16)}, "divisible by 2"),
         ({"input_size": (16, 16), "spacing": None}, "must be a block"),
         ({"labels": ()}, "at least one label"),
-        ({"parameters": {"widths": [4, 6], "in_channels": 1, "classes": 2, "dropout": 0.1, "input_dropout": 0.0}}, "classes"),
-        ({"parameters": {"widths": [4], "in_channels": 2, "classes": 3, "dropout": 0.1, "input_dropout": 0.0}}, "channel"),
-        ({"parameters": {"widths": [], "in_channels": 1, "classes": 3, "dropout": 0.1, "input_dropout": 0.0}}, "widths"),
-        ({"parameters": {"widths": [4], "in_channels": 1, "classes": 3, "dropout": 1.0, "input_dropout": 0.0}}, "dropout"),
-        ({"parameters": {"widths": [4], "in_channels": 1, "classes": 3, "dropout": 0.1}}, "input_dropout"),
+        ({"parameters": PARAMETERS | {"widths": [4, 6], "classes": 2}}, "classes"),
+        ({"parameters": PARAMETERS | {"in_channels": 2}}, "channel"),
+        ({"parameters": PARAMETERS | {"widths": []}}, "widths"),
+        ({"parameters": PARAMETERS | {"dropout": 1.0}}, "dropout"),
+        ({"parameters": {key: PARAMETERS[key] for key in PARAMETERS if key != "input_dropout"}}, "input_dropout"),
         ({"spacing": None}, "spacing"),
         ({"spacing": (0.0, 1.0, 1.0)}, "spacing"),
     ],
