@@ -262,7 +262,9 @@ def _convolved_masks(graph: GraphBuilder, network: MaskRCNN, features: Sequence[
     pooled, order = _pool(graph, features[: spec.mask_levels], boxes, of_image, spec.pooled_mask_side)
     example = torch.zeros(2, spec.fpn_channels, spec.pooled_mask_side, spec.pooled_mask_side)
     head = trace(network.mask_head, {"pooled": example}, free={"pooled": {0: "instances"}})
-    (masks,) = graph.inline(head, [pooled])
+    # One more, which nobody looks at: a group normalisation of no instance at all has no shape in ONNX.
+    spare = graph.const(np.zeros((1, *example.shape[1:]), np.float32))
+    (masks,) = graph.inline(head, [graph.op("Concat", pooled, spare, axis=0)])
     # Back into the order of the boxes.
     _, inverse = graph.ops("TopK", 2, order, graph.op("Shape", order), axis=0, largest=0)
     return graph.op("Gather", masks, inverse, axis=0)

@@ -24,7 +24,7 @@ from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.models.detectron_bundle import save_mask_rcnn
 from LiverMarginLib.models.manifest import ONNX_FILE, Manifest, Window
 from LiverMarginLib.models.maskrcnn import MaskRCNN
-from LiverMarginLib.models.maskrcnn_onnx import build_graph
+from LiverMarginLib.models.maskrcnn_onnx import SCORE_INPUT, build_graph
 from LiverMarginLib.terminology import LIVER
 from LiverMarginLib.volume import IntensityKind, Modality
 
@@ -197,6 +197,17 @@ def test_images_without_an_instance_give_zeros(session, count):
     assert output.shape == (count, 1, SIZE, SIZE)
     assert not output.any()
     assert boxes.shape == (0, 4) and masks.shape == (0, 28, 28)
+
+
+def test_group_normalisation_has_nothing_to_do_where_there_is_no_instance():
+    torch.manual_seed(0)
+    network = enliven(MaskRCNN(small_spec(norm="GN")))
+    session = open_session(build_graph(network).SerializeToString())
+    inputs = {"image": images(2), SCORE_INPUT: np.array(2.0, np.float32)}
+    probability, boxes, *_ = session.run(None, inputs)
+    assert not probability.any() and len(boxes) == 0
+    inputs[SCORE_INPUT] = MIN_SCORE
+    assert len(session.run(["boxes"], inputs)[0]) > 0
 
 
 def test_boxes_stay_in_the_image_and_come_best_first_within_each_image(session):
