@@ -102,8 +102,17 @@ def _export(options: argparse.Namespace, terminal: Terminal) -> int:
     if options.output is None:
         raise InputError("Say where the exported model goes: --output FOLDER.")
     bundle = find_bundle(options.model)
-    module = bundle.torch_module()
-    written = save_bundle(options.output, bundle.manifest, module=module, half=options.half, onnx=options.onnx)
+    if bundle.manifest.architecture == "mask-rcnn":
+        # Its graph is not traced from a torch module as a whole.
+        from LiverMarginLib.models.detectron_bundle import save_mask_rcnn
+        from LiverMarginLib.models.maskrcnn_spec import MaskRCNNSpec
+
+        spec = MaskRCNNSpec.from_dict(bundle.manifest.parameters)
+        weights = bundle.torch_weights()
+        written = save_mask_rcnn(options.output, bundle.manifest, spec, weights, half=options.half, onnx=options.onnx)
+    else:
+        module = bundle.torch_module()
+        written = save_bundle(options.output, bundle.manifest, module=module, half=options.half, onnx=options.onnx)
     files = sorted(path.name for path in written.folder.iterdir())
     terminal.result({"folder": str(written.folder), "files": files}, [f"written: {written.folder / n}" for n in files])
     return 0

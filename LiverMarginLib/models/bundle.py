@@ -99,19 +99,19 @@ class Bundle:
         self._check(file_name, hashlib.sha256(content).hexdigest())
         return content
 
-    def torch_module(self) -> torch.nn.Module:
-        """Make the network with its weights in single precision, in evaluation mode on the CPU.
+    def torch_weights(self) -> dict[str, torch.Tensor]:
+        """Read the weights for torch, in single precision, on the CPU.
 
         Raises
         ------
         BundleError
-            If the weights are not a valid safetensors file or do not fit the architecture.
+            If they are not a valid safetensors file.
         DependencyError
             If torch or safetensors is not installed.
         """
         try:
             import safetensors.torch
-            import torch
+            import torch  # noqa: F401
         except ImportError as error:
             raise DependencyError(
                 "PyTorch and safetensors are needed to run this model by torch; install livermargin[train] or choose "
@@ -126,6 +126,21 @@ class Bundle:
                 f"The weights of the model {self.manifest.name!r} are not a valid safetensors file; get it again.",
                 technical(error),
             ) from error
+        return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+    def torch_module(self) -> torch.nn.Module:
+        """Make the network with its weights in single precision, in evaluation mode on the CPU.
+
+        Raises
+        ------
+        BundleError
+            If the weights are not a valid safetensors file or do not fit the architecture.
+        DependencyError
+            If torch or safetensors is not installed.
+        """
+        state = self.torch_weights()
+        import torch
+
         # On the meta device nothing is allocated, so that absurd parameters fail the comparison and not the machine.
         with torch.device("meta"):
             module: torch.nn.Module = self.architecture.build(self.manifest.parameters)
@@ -137,8 +152,7 @@ class Bundle:
                 f"The weights of the model {self.manifest.name!r} do not fit its architecture; get it again.",
                 f"first difference: {differing[0]}",
             )
-        single = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-        module.load_state_dict(single, assign=True)
+        module.load_state_dict(state, assign=True)
         return module.eval().requires_grad_(False)
 
     def _path(self, file_name: str) -> Path:
