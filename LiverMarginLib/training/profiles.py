@@ -221,7 +221,6 @@ _FEW_SHOT = replace(
     volume=VolumeConfig(
         patch=(96, 96, 96),
         spacing=(1.5, 1.5, 1.5),
-        labels=(1,),
         normalisation=NormalisationKind.Z_SCORE,
         largest_component=False,
     ),

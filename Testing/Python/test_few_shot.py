@@ -265,6 +265,10 @@ def test_the_preset_trains_in_eight_gigabytes() -> None:
     assert 1e9 < activations + weights < 5e9  # the rest is for convolutions' workspace and the largest gradients
 
 
+def test_trained_without_the_study_the_preset_learns_the_masses_too_and_leaves_no_holes_for_them() -> None:
+    assert {profile("unet3d", name).volume.labels for name in ("few_shot", "few_shot_small")} == {(1, 2)}
+
+
 def test_instance_normalisation_is_a_choice_and_batch_normalisation_stays_the_published_one() -> None:
     published = sum(p.numel() for p in UNet3D().parameters())
     assert published == 2_339_491 == sum(p.numel() for p in UNet3D(norm="instance").parameters())
