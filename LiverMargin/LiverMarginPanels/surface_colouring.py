@@ -16,7 +16,8 @@ from LiverMarginPanels.compare_plot import rgb
 from LiverMarginPanels.scene_furniture import Furniture
 
 _SLICE_LINE_PX = 4
-_LEGEND_PT = 14
+# Of the view; the text grows with the size.
+_LEGEND_PLACE, _LEGEND_SIZE = (0.95, 0.85), (0.12, 0.35)
 # Fewer than twenty would be taken for named colours.
 _TONES = 255
 
@@ -113,10 +114,10 @@ class MarginSurfaces:
                 legend = logic.AddDefaultColorLegendDisplayNode(node)
                 self._furniture.adopt(legend)
                 legend.SetTitleText(_("Margin error (mm)"))
-                legend.SetLabelFormat("%.0f")
-                legend.SetNumberOfLabels(3)
-                legend.GetTitleTextProperty().SetFontSize(_LEGEND_PT)
-                legend.GetLabelTextProperty().SetFontSize(_LEGEND_PT)
+                legend.SetLabelFormat("%.1f")
+                legend.SetNumberOfLabels(5)
+                legend.SetPosition(*_LEGEND_PLACE)
+                legend.SetSize(*_LEGEND_SIZE)
                 legend.AddViewNodeID(view)
             if legend is not None:
                 legend.SetVisibility(name == model)
