@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from LiverMarginLib.errors import InputError, LiverMarginError, ResourceError, technical
+from LiverMarginLib.errors import DependencyError, InputError, LiverMarginError, ResourceError, technical
 from LiverMarginLib.events import CancelToken, OnEvent, Result, ignore
 from LiverMarginLib.volume import Modality
 
@@ -131,6 +131,15 @@ def run(job: Job, on_event: OnEvent = ignore, cancel: CancelToken | None = None)
         ) from error
     except OSError as error:
         raise _from_os_error(error) from error
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing.startswith("LiverMargin"):
+            raise
+        raise DependencyError(
+            f"The Python package {missing} is missing; install what LiverMargin needs (in 3D Slicer by the Environment "
+            "panel), or choose another Python.",
+            technical(error),
+        ) from error
     on_event(Result(values))
     return values
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from LiverMarginLib.errors import Cancelled, InputError, ResourceError
+from LiverMarginLib.errors import Cancelled, DependencyError, InputError, ResourceError
 from LiverMarginLib.events import EVENT_TYPES, CancelToken, Failure, Metric, Notice, Progress, Result, event_from_dict
 from LiverMarginLib.jobs import JOB_TYPES, Job, job_from_dict, run
 from LiverMarginLib.jobs.segment import SegmentJob
@@ -103,6 +103,7 @@ def test_a_cancelled_job_says_so_and_gives_no_result():
         (OSError(errno.EROFS, "read only"), ResourceError, "Permission"),
         (FileNotFoundError(errno.ENOENT, "gone"), InputError, "no such file"),
         (OSError(errno.EIO, "Input/output error"), ResourceError, "refused"),
+        (ModuleNotFoundError("No module named 'skimage'", name="skimage"), DependencyError, "package skimage is miss"),
     ],
 )
 def test_faults_of_the_machine_become_one_sentence(error, expected, words):
