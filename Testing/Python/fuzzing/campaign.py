@@ -8,9 +8,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from fuzzing.targets import TARGETS
 
 Plan = dict[str, tuple[int, int]]
 
+_SILENCE = 300.0  # seconds of wall time, because the machine may be busy
 _HERE = Path(__file__).resolve().parents[1]
 
 
@@ -69,9 +72,10 @@ def _one_child(plan: Plan, findings: dict[str, Finding]) -> Plan:
             [sys.executable, "-m", "fuzzing.child", json.dumps(plan)],
             stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
         )  # fmt: skip
-        with child:
+        with child, _ended_when_silent(child) as heard:
             assert child.stdout is not None
             for line in child.stdout:
+                heard()
                 kind, name, number, text = json.loads(line)
                 at = name, number
                 if kind == "defect":
@@ -88,6 +92,29 @@ def _one_child(plan: Plan, findings: dict[str, Finding]) -> Plan:
     names = list(plan)
     rest = {later: plan[later] for later in names[names.index(name) + 1 :]}
     return ({name: (number + 1, plan[name][1])} if number + 1 < plan[name][1] else {}) | rest
+
+
+@contextmanager
+def _ended_when_silent(child: subprocess.Popen[str]) -> Iterator[Callable[[], None]]:
+    """Kill a child that hangs in a native library, where its own clock is not looked at; yields how to say it lives."""
+    last, over = time.monotonic(), threading.Event()
+
+    def heard() -> None:
+        nonlocal last
+        last = time.monotonic()
+
+    def watch() -> None:
+        while not over.wait(1):
+            if time.monotonic() - last > _SILENCE:
+                child.kill()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield heard
+    finally:
+        over.set()
+        watcher.join()
 
 
 def report(findings: Mapping[str, Finding]) -> str:
