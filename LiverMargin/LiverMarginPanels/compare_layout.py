@@ -87,9 +87,9 @@ def layout_xml(tags: Sequence[str]) -> str:
         for tag in tags[row * length : (row + 1) * length]:
             _view(line, "vtkMRMLSliceNode", tag, orientation="Axial", viewlabel=tag, viewgroup=str(VIEW_GROUP))
     line = _row(root, 400)
-    _view(line, *VIEW_3D, viewlabel="3D", viewgroup=str(VIEW_GROUP))
-    _view(line, *VIEW_PLOT, viewlabel="P")
-    _view(line, *VIEW_TABLE, viewlabel="T")
+    _view(line, *VIEW_3D, size=300, viewlabel="3D", viewgroup=str(VIEW_GROUP))
+    _view(line, *VIEW_PLOT, size=450, viewlabel="P")  # the plot shrinks to nothing if it is not given its share
+    _view(line, *VIEW_TABLE, size=250, viewlabel="T")
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -98,8 +98,8 @@ def _row(parent: ElementTree.Element, size: int) -> ElementTree.Element:
     return ElementTree.SubElement(item, "layout", type="horizontal", split="true")
 
 
-def _view(parent: ElementTree.Element, kind: str, tag: str, **properties: str) -> None:
-    item = ElementTree.SubElement(parent, "item")
+def _view(parent: ElementTree.Element, kind: str, tag: str, size: int | None = None, **properties: str) -> None:
+    item = ElementTree.SubElement(parent, "item", {} if size is None else {"splitSize": str(size)})
     view = ElementTree.SubElement(item, "view", {"class": kind, "singletontag": tag})
     for name, value in properties.items():
         ElementTree.SubElement(view, "property", name=name, action="default").text = value

@@ -12,6 +12,7 @@ from LiverMarginLib.report.colours import model_styles
 from LiverMarginPanels.compare_result import Comparison, Score
 
 _ROLE = "LiverMargin.Comparison"
+_LONGEST_NAME = 24
 _DASHES = ("LineStyleSolid", "LineStyleDash", "LineStyleDot", "LineStyleDashDot", "LineStyleDashDotDot")
 
 
@@ -77,7 +78,7 @@ class ComparePlot:
         self.chart.RemoveAllPlotSeriesNodeIDs()
         for number, (model, style) in enumerate(model_styles(models).items()):
             series = self._node(series_type.__name__, f"series {number}", model)
-            series.SetName(model)
+            series.SetName(legend_text(number + 1, model))
             series.SetAndObserveTableNodeID(self.table.GetID())
             series.SetPlotType(series_type.PlotTypeScatter)  # a line over the column of x
             series.SetXColumnName("Slice")
@@ -104,6 +105,13 @@ class ComparePlot:
         node = self._scene.AddNewNodeByClass(kind, name)
         node.SetAttribute(_ROLE, role)
         return node
+
+
+def legend_text(number: int, model: str) -> str:
+    """The number of the model's slice view and as much of its name as a legend has room for."""
+    half = _LONGEST_NAME // 2
+    name = model if len(model) <= _LONGEST_NAME else f"{model[:half].rstrip()} ... {model[-half:].lstrip()}"
+    return f"{number}  {name}"
 
 
 def rgb(colour: str) -> tuple[float, float, float]:

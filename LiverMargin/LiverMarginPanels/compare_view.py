@@ -163,7 +163,7 @@ class CompareView:
         for each in (node, composite):
             each.SetSaveWithScene(False)
         node.SetViewGroup(VIEW_GROUP)
-        node.SetLayoutLabel(view.title)
+        node.SetLayoutLabel(view.tag.removeprefix("LiverMargin"))  # the bar has room for three letters
         node.SetLayoutColor(*rgb(view.colour))
         self._comparison.places.orient(node)  # type: ignore[union-attr]
         composite.SetLinkedControl(True)

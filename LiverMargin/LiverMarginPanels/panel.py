@@ -81,6 +81,9 @@ class RunPanel(Generic[Logic]):
     def refresh(self) -> None:
         """Enable what can be used now, and say why the rest cannot."""
         ui, running = self.ui, self.logic.running
+        for edit in (getattr(ui, name, None) for name in ("folderEdit", "keepEdit", "dataEdit")):
+            if edit is not None and edit.currentPath == ".":  # what an empty pathlib.Path is written as
+                edit.setCurrentPath("")
         reason = "" if running else self._why_not()
         ui.settingsBox.enabled = not running
         ui.applyButton.text = _("Cancel") if running else self._title
@@ -124,6 +127,8 @@ class RunPanel(Generic[Logic]):
             "starting": _("Starting ..."),
             "read": _("Reading ..."),
             "write": _("Writing ..."),
+            "compare": _("Comparing ..."),
+            "report": _("Drawing the report ..."),
         }
         return stages.get(step.stage, step.stage)
 

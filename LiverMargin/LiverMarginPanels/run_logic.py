@@ -151,7 +151,7 @@ class RunLogic(Generic[Found]):
         if event.stage != self._stage:  # loading a model is over with the first slice, and must not count for the rest
             self._stage, self._stage_began, self._done_then = event.stage, now, event.done
         remaining = None
-        if event.done > self._done_then:
+        if self._done_then < event.done < event.total:  # what follows a finished stage is not known
             of_one = (now - self._stage_began) / (event.done - self._done_then)
             remaining = of_one * (event.total - event.done)
         return Step(event.stage, event.done, event.total, remaining, event.message)

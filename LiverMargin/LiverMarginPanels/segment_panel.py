@@ -245,6 +245,17 @@ class SegmentPanel(RunPanel[SegmentationQueue]):
         self.ui.resultLabel.text = "\n\n".join(_summary(finding, len(findings) > 1) for finding in findings)
         if self.ui.show3DButton.checked:
             self._show_3d(True)
+        self._look_at(findings[0])
+        if self._node is not None and self._node.exportSegmentation is None:
+            self._node.exportSegmentation = findings[0].node
+
+    def _look_at(self, finding: Finding) -> None:
+        """Let the axial view show the middle of a result; the slice that came last lies above the liver."""
+        red = slicer.mrmlScene.GetNodeByID(_RED_SLICE)
+        if self._node is not None and self._node.followSlices and red is not None:
+            centre = finding.node.GetSegmentCenterRAS(finding.segment_ids[0])
+            if centre is not None:  # nothing was found
+                red.JumpSliceByOffsetting(*centre)
 
     def _clear(self) -> None:
         super()._clear()

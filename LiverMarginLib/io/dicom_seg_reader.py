@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.pixels import iter_pixels
-from skimage.color import lab2rgb
+from vtkmodules.vtkCommonCore import vtkMath  # Slicer has it, and not scikit-image
 
 from LiverMarginLib.errors import GeometryError, InputError, LiverMarginError, technical
 from LiverMarginLib.events import OnEvent, Progress, ignore
@@ -234,5 +234,7 @@ def _colour(stored: Any) -> tuple[int, int, int]:
         return UNNAMED_COLOUR
     lightness, a, b = (float(v) for v in stored)
     lab = (lightness * 100 / 65535, a * 255 / 65535 - 128, b * 255 / 65535 - 128)
-    red, green, blue = (round(255 * float(c)) for c in np.clip(lab2rgb(np.array([[lab]])), 0, 1)[0, 0])
+    srgb = [0.0, 0.0, 0.0]
+    vtkMath.LabToRGB(lab, srgb)
+    red, green, blue = (round(255 * min(1.0, max(0.0, c))) for c in srgb)
     return red, green, blue

@@ -124,6 +124,12 @@ def run(job: Job, on_event: OnEvent = ignore, cancel: CancelToken | None = None)
         values = job.execute(on_event, cancel or CancelToken())
     except LiverMarginError:
         raise
+    except ImportError as error:
+        raise DependencyError(
+            f"The Python that does the work lacks the package {error.name or 'that the details name'}; "
+            "install what is missing in the Environment panel.",
+            technical(error),
+        ) from error
     except MemoryError as error:
         raise ResourceError(
             "The machine's memory is not enough for this volume; close other programs or use a smaller batch.",

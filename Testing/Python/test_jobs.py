@@ -98,6 +98,7 @@ def test_a_cancelled_job_says_so_and_gives_no_result():
     ("error", "expected", "words"),
     [
         (MemoryError(), ResourceError, "memory"),
+        (ModuleNotFoundError("gone", name="skimage"), DependencyError, "lacks the package skimage"),
         (OSError(errno.ENOSPC, "No space left"), ResourceError, "disk is full"),
         (PermissionError(errno.EACCES, "denied"), ResourceError, "Permission"),
         (OSError(errno.EROFS, "read only"), ResourceError, "Permission"),

@@ -108,6 +108,13 @@ def test_remaining_time_counts_slices_and_not_the_loading_of_the_model(room):
     assert room.steps[-1] == Step("segmenting", 3, 11, pytest.approx(16))
 
 
+def test_no_time_is_told_for_what_follows_a_finished_stage(room):
+    room.start()
+    room.clock.pass_by(3)
+    room.process.say(Progress(1, 1, "read").to_dict())
+    assert room.steps[-1] == Step("read", 1, 1, None)
+
+
 def test_redraws_are_collected(room):
     room.start()
     room.grow(np.ones(SHAPE, np.uint8))
