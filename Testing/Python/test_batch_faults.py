@@ -110,7 +110,7 @@ def test_killed_fifty_times_a_batch_loses_nothing_and_ends_with_the_same_bytes(
             batch = start(arguments)
             while (code := batch.poll()) is None:
                 # Not before there is something to lose, on a machine of whatever speed.
-                time.sleep(draw.uniform(0.02, 0.6) * undisturbed.seconds)
+                time.sleep(draw.uniform(0.01, 0.25) * undisturbed.seconds)
                 assert_nothing_is_half_written(output)
                 # No more than a case bears: the second death of a worker with the same case is a failure, as it must.
                 if sum(killed.values()) >= KILLS + 20 or batch.poll() is not None:
