@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from LiverMarginLib import mrml
-from LiverMarginLib.errors import InputError, LiverMarginError
+from LiverMarginLib.errors import LiverMarginError
 from LiverMarginLib.events import Failure, Result
 from LiverMarginLib.io.volume_writers import write_volume
 from LiverMarginLib.io.writers import check_output, check_place, write_labelmap
