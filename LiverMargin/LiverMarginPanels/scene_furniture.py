@@ -41,8 +41,12 @@ class Furniture:
         self._nodes.append(node)
 
     def remove(self) -> None:
-        """Take everything out of the scene, last in first out."""
-        while self._nodes:
-            node = self._nodes.pop()
+        """Take everything out of the scene, last in first out, what is displayed before what displays it.
+
+        A segmentation that outlives its display node takes 3D Slicer 5.13 down with it.
+        """
+        nodes = sorted(reversed(self._nodes), key=lambda node: not node.IsA("vtkMRMLDisplayableNode"))
+        self._nodes.clear()
+        for node in nodes:
             if node.GetScene() is self.scene:
                 self.scene.RemoveNode(node)
