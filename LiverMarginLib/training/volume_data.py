@@ -218,9 +218,10 @@ class PreparedVolumes:
         digest = hashlib.sha256()
         for array in (prepared.image, prepared.labels):
             digest.update(np.ascontiguousarray(array).tobytes())
-        about = {"spacing": prepared.spacing, "modality": prepared.modality.value, "weight": prepared.weight}
+        about: dict[str, Any] = {"spacing": prepared.spacing, "modality": prepared.modality.value}
+        about |= {"weight": prepared.weight, "sha256": digest.hexdigest()}
         with atomic_path(note) as beside, beside.open("wb") as file:
-            np.savez(file, **about, sha256=digest.hexdigest())
+            np.savez(file, **about)
 
     def _note(self, index: int) -> Path:
         return self._folder / f"{self.key(index)[:32]}.prepared.npz"

@@ -149,6 +149,16 @@ def test_a_volume_smaller_than_the_patch_lies_in_its_middle(tmp_path: Path) -> N
     assert item["image"][0, 5:11].any()
 
 
+def test_patients_without_lesions_or_without_any_label_are_learnt_from(tmp_path: Path) -> None:
+    healthy, empty = volume(1, tumour=False), replace(volume(2), labels=np.zeros(SHAPE, np.uint8))
+    task = build_task(config(tmp_path, volume=VolumeConfig((16, 16, 16), (4.0, 4.0, 4.0), foreground=1.0)))
+    volumes = InMemoryVolumes([healthy, empty], ["a", "b"])
+    assert set(np.unique(task.read_training(volumes, 0, 0)["target"])) == {0, 1}
+    assert not task.read_training(volumes, 1, 1)["target"].any()
+    result = train(config(tmp_path / "out", epochs=1), volumes, InMemoryVolumes([volume(3, tumour=False)], ["c"]))
+    assert np.isfinite(result.scores["dice"]) and np.isfinite(result.scores["dice_liver"])
+
+
 def test_labels_that_are_not_learnt_are_background(tmp_path: Path) -> None:
     task = build_task(config(tmp_path, volume=VolumeConfig((16, 16, 16), (4.0, 4.0, 4.0), labels=(2,))))
     assert set(np.unique(task.read_validation(source(1), 0, 0)["target"])) == {0, 1}

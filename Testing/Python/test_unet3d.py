@@ -99,7 +99,7 @@ def test_the_output_is_logits_and_the_softmax_is_applied_once(tmp_path):
         np.testing.assert_allclose(segmenter.predict(image[:1]), expected[:1], atol=1e-5)
 
 
-PARAMETERS = {"widths": [4], "in_channels": 1, "classes": 3, "dropout": 0.1, "input_dropout": 0.0}
+OPTIONS = dict(tiny_unet3d_manifest().parameters)
 
 
 @pytest.mark.parametrize(
@@ -108,15 +108,15 @@ PARAMETERS = {"widths": [4], "in_channels": 1, "classes": 3, "dropout": 0.1, "in
         ({"input_size": (15, 16, 16)}, "divisible by 2"),
         ({"input_size": (16, 16), "spacing": None}, "must be a block"),
         ({"labels": ()}, "at least one label"),
-        ({"parameters": PARAMETERS | {"widths": [4, 6], "classes": 2}}, "classes"),
-        ({"parameters": PARAMETERS | {"in_channels": 2}}, "channel"),
-        ({"parameters": PARAMETERS | {"widths": []}}, "widths"),
-        ({"parameters": PARAMETERS | {"dropout": 1.0}}, "dropout"),
-        ({"parameters": {key: PARAMETERS[key] for key in PARAMETERS if key != "input_dropout"}}, "input_dropout"),
+        ({"parameters": OPTIONS | {"classes": 2}}, "classes"),
+        ({"parameters": OPTIONS | {"in_channels": 2}}, "channel"),
+        ({"parameters": OPTIONS | {"widths": []}}, "widths"),
+        ({"parameters": OPTIONS | {"dropout": 1.0}}, "dropout"),
+        ({"parameters": {key: value for key, value in OPTIONS.items() if key != "input_dropout"}}, "input_dropout"),
         ({"spacing": None}, "spacing"),
         ({"spacing": (0.0, 1.0, 1.0)}, "spacing"),
     ],
-)  # fmt: skip
+)
 def test_descriptions_that_do_not_suit_are_refused(changes, message):
     with pytest.raises(BundleError, match=message):
         check_manifest(dataclasses.replace(tiny_unet3d_manifest(), **changes))
