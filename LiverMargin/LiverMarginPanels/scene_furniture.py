@@ -45,7 +45,8 @@ class Furniture:
 
         A segmentation that outlives its display node takes 3D Slicer 5.13 down with it.
         """
-        nodes = sorted(reversed(self._nodes), key=lambda node: not node.IsA("vtkMRMLDisplayableNode"))
+        last_first = self._nodes[::-1]
+        nodes = sorted(last_first, key=lambda node: not node.IsA("vtkMRMLDisplayableNode"))
         self._nodes.clear()
         for node in nodes:
             if node.GetScene() is self.scene:
