@@ -116,6 +116,18 @@ def present_labels(array: Array) -> dict[int, int]:
     return dict(sorted(counts.items()))
 
 
+def _number(text: str | None, missing: int) -> int:
+    if text is None:
+        return missing
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InputError(
+            "The segments that this file describes cannot be understood; save it again with 3D Slicer.",
+            technical(error),
+        ) from error
+
+
 def slicer_segments(fields: Mapping[str, str]) -> list[tuple[int, Segment]]:
     """Layer and meaning of each segment that the key/value pairs of a seg.nrrd describe, in file order.
 
@@ -125,9 +137,9 @@ def slicer_segments(fields: Mapping[str, str]) -> list[tuple[int, Segment]]:
     numbers = sorted({int(m[1]) for key in fields if (m := re.match(r"Segment(\d+)_", key))})
     segments = []
     for n in numbers:
-        layer = int(fields.get(f"Segment{n}_Layer", n))
+        layer = _number(fields.get(f"Segment{n}_Layer"), n)
         segment = Segment(
-            int(fields.get(f"Segment{n}_LabelValue", 1)),
+            _number(fields.get(f"Segment{n}_LabelValue"), 1),
             fields.get(f"Segment{n}_Name") or fields.get(f"Segment{n}_ID") or f"Segment {n + 1}",
             _colour(fields.get(f"Segment{n}_Color", "")),
             _terminology(fields.get(f"Segment{n}_Tags", "")),

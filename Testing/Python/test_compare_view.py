@@ -272,7 +272,7 @@ def test_every_view_is_named_coloured_linked_and_has_the_image(stage, found):
     image = stage.volume(geometry("oblique", SHAPE), np.zeros(SHAPE, np.int16))
     red = slicer.vtkMRMLSliceLogic.GetSliceCompositeNode(stage.slice_node("Red"))
     stage.view().show(found, SCORES[0], image)
-    for tag, title, colour in zip(VIEWS, ("All", "U-Net", "Detectron2"), (REFERENCE, *COLOURS.values()), strict=True):
+    for tag, title, colour in zip(VIEWS, ("All", "1", "2"), (REFERENCE, *COLOURS.values()), strict=True):
         node = stage.slice_node(tag)
         composite = slicer.vtkMRMLSliceLogic.GetSliceCompositeNode(node)
         assert node.GetLayoutLabel() == title
@@ -313,7 +313,7 @@ def test_the_table_and_the_plot_show_the_scores_by_slice(stage, found):
     assert scores[:3].tolist() == [1, 1, 1] and scores[3:].tolist() == [0, 0]
     assert table.GetUseColumnTitleAsColumnHeader() and table.GetLocked()
     series = [plot.chart.GetNthPlotSeriesNode(n) for n in range(plot.chart.GetNumberOfPlotSeriesNodes())]
-    assert [each.GetName() for each in series] == ["U-Net", "Detectron2"]
+    assert [each.GetName() for each in series] == ["1  U-Net", "2  Detectron2"]
     assert len({each.GetLineStyle() for each in series}) == 2  # told apart without colours too
     assert [tuple(round(255 * part) for part in each.GetColor()) for each in series] == [
         tuple(bytes.fromhex(colour[1:])) for colour in COLOURS.values()

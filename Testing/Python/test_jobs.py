@@ -104,7 +104,6 @@ def test_a_cancelled_job_says_so_and_gives_no_result():
         (OSError(errno.EROFS, "read only"), ResourceError, "Permission"),
         (FileNotFoundError(errno.ENOENT, "gone"), InputError, "no such file"),
         (OSError(errno.EIO, "Input/output error"), ResourceError, "refused"),
-        (ModuleNotFoundError("No module named 'skimage'", name="skimage"), DependencyError, "package skimage is miss"),
     ],
 )
 def test_faults_of_the_machine_become_one_sentence(error, expected, words):

@@ -77,7 +77,7 @@ def made(n: int, names=MODELS, cases=None, failures=(), provenance=None, empty: 
 class Page(HTMLParser):
     """Elements with their attributes, texts, and whether every one that is opened is closed in its turn."""
 
-    VOID = frozenset({"br", "input", "meta"})
+    VOID = frozenset({"br", "img", "input", "meta"})
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -67,6 +67,7 @@ def segment_panel(stage: Stage, **parameters):
     logic = SegmentationQueue(SegmentationLogic(stage.client, stage.clock.later, stage.clock, stage.runs))
     panel = stage.panel("Segment", logic, lambda: COMMAND, lambda: "", lambda: None)
     values = {
+        "exportSegmentation": None,
         "inputVolume": add_volume(stage.scene, geometry("LPS")), "modality": "CT", "models": [], "denoiser": "",
         "ownModels": [], "device": "auto", "outputSegmentation": None, "allSlices": True,
         "firstSlice": 0, "lastSlice": 0, "allowMismatch": False,
