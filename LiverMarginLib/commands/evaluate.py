@@ -7,7 +7,7 @@ import argparse
 from LiverMarginLib.commands.compare import print_models
 from LiverMarginLib.commands.dataset import add_reading_options, reading_fields
 from LiverMarginLib.commands.terminal import Terminal
-from LiverMarginLib.commands.train import add_phantom_options
+from LiverMarginLib.commands.train import add_lesion_options, add_phantom_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--runtime", choices=("auto", "onnx", "torch"), default="auto")
     add_phantom_options(parser)
+    add_lesion_options(parser)
     add_reading_options(parser)
 
 
@@ -46,6 +47,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             phantoms=options.phantoms,
             phantom_shape=tuple(options.phantom_shape or PhantomCohort.shape),
             phantom_spacing=tuple(options.phantom_spacing or PhantomCohort.spacing),
+            phantom_lesions=options.phantom_lesions,
+            phantom_lesion_mm=tuple(options.phantom_lesion_mm) if options.phantom_lesion_mm else None,
             phantom_noise=options.phantom_noise,
             denoise=options.denoise,
             target=options.target,

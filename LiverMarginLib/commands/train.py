@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--single", action="store_true", help="store single instead of half precision")
     parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is there")
     add_phantom_options(parser)
+    add_lesion_options(parser)
     add_reading_options(parser)
 
 
@@ -50,6 +51,12 @@ def add_phantom_options(parser: argparse.ArgumentParser) -> None:
         "--phantom-shape", type=int, nargs=3, metavar=("K", "J", "I"), help="voxels (default: what suits the network)"
     )
     parser.add_argument("--phantom-spacing", type=float, nargs=3, metavar=("K", "J", "I"), help="mm")
+
+
+def add_lesion_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the lesions of phantoms."""
+    parser.add_argument("--phantom-lesions", type=int, help="lesions of each liver (default: none in half of them)")
+    parser.add_argument("--phantom-lesion-mm", type=float, nargs=2, metavar=("MIN", "MAX"), help="their radius")
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -81,6 +88,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         validation_phantoms=options.validation_phantoms,
         phantom_shape=tuple(options.phantom_shape) if options.phantom_shape else None,
         phantom_spacing=tuple(options.phantom_spacing) if options.phantom_spacing else None,
+        phantom_lesions=options.phantom_lesions,
+        phantom_lesion_mm=tuple(options.phantom_lesion_mm) if options.phantom_lesion_mm else None,
         settings=settings,
         resume=options.resume,
         modality=options.modality,

@@ -42,6 +42,9 @@ class EvaluateJob(DatasetJob):
         Number of phantom patients, when `data` is empty; none of them is ever trained or validated on.
     phantom_shape, phantom_spacing : tuple
         Their voxels and mm along (k, j, i).
+    phantom_lesions : int, optional
+    phantom_lesion_mm : tuple of float, optional
+        Lesions of each liver, and their smallest and largest radius; drawn by the seed if None.
     phantom_noise : float, optional
         Standard deviation of their noise in HU; drawn by their seeds if None.
     denoise : str, optional
@@ -63,6 +66,8 @@ class EvaluateJob(DatasetJob):
     phantoms: int = 10
     phantom_shape: tuple[int, int, int] = PhantomCohort.shape
     phantom_spacing: tuple[float, float, float] = PhantomCohort.spacing
+    phantom_lesions: int | None = None
+    phantom_lesion_mm: tuple[float, float] | None = None
     phantom_noise: float | None = None
     denoise: str | None = None
     target: str = "liver"
@@ -174,6 +179,12 @@ class EvaluateJob(DatasetJob):
     def _phantom(self, seed: int) -> tuple[Volume, LabelMap]:
         from LiverMarginLib.phantom import PhantomOptions, liver_target, make_phantom
 
-        options = PhantomOptions(shape=self.phantom_shape, spacing=self.phantom_spacing, noise_hu=self.phantom_noise)
+        options = PhantomOptions(
+            shape=self.phantom_shape,
+            spacing=self.phantom_spacing,
+            noise_hu=self.phantom_noise,
+            lesions=self.phantom_lesions,
+            lesion_mm=self.phantom_lesion_mm,
+        )
         phantom = make_phantom(seed, options)
         return phantom.volume, liver_target(phantom.labels, tumour=True)

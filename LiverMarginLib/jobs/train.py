@@ -43,6 +43,10 @@ class PhantomCohort:
         Noise (standard deviation in HU) and strength of streaks; drawn by the seed if None.
     without_liver : int
         Further patients, of whom the scans show the chest or the pelvis alone.
+    lesions : int, optional
+        Lesions of each liver; drawn by the seed, none in half of the patients, if None.
+    lesion_mm : tuple of float, optional
+        Smallest and largest radius of the lesions; drawn by the seed if None.
     """
 
     patients: int
@@ -54,6 +58,8 @@ class PhantomCohort:
     noise_hu: float | None = None
     streaks: float | None = None
     without_liver: int = 0
+    lesions: int | None = None
+    lesion_mm: tuple[float, float] | None = None
 
     def source(self, folder: Path, on_event: OnEvent, cancel: CancelToken) -> SliceSource:
         """Make the patients that `folder` does not hold yet, and give their slices."""
@@ -103,6 +109,8 @@ class PhantomCohort:
             random_contrast=self.random_contrast,
             noise_hu=self.noise_hu,
             streaks=self.streaks,
+            lesions=self.lesions,
+            lesion_mm=self.lesion_mm,
         )
 
 
@@ -134,6 +142,9 @@ class TrainJob(DatasetJob):
         Further phantoms to train on, that show the chest or the pelvis alone.
     phantom_shape, phantom_spacing : tuple, optional
         Their voxels and mm along (k, j, i); by default what suits the network.
+    phantom_lesions : int, optional
+    phantom_lesion_mm : tuple of float, optional
+        See `PhantomCohort`.
     settings : dict of str to str
         Settings that differ from the profile's, such as ``optimiser.learning_rate``, as JSON values.
     resume : bool
@@ -166,6 +177,8 @@ class TrainJob(DatasetJob):
     phantoms_without_liver: int = 0
     phantom_shape: tuple[int, int, int] | None = None
     phantom_spacing: tuple[float, float, float] | None = None
+    phantom_lesions: int | None = None
+    phantom_lesion_mm: tuple[float, float] | None = None
     settings: dict[str, str] = field(default_factory=dict)
     resume: bool = False
     modality: str = "CT"
@@ -253,7 +266,14 @@ class TrainJob(DatasetJob):
         shape, spacing = self.phantom_shape, self.phantom_spacing
         if shape is None or spacing is None:
             shape, spacing = phantom_grid(config.volume) if volumetric else (PhantomCohort.shape, PhantomCohort.spacing)
-        train = PhantomCohort(self.phantoms, shape=shape, spacing=spacing, without_liver=self.phantoms_without_liver)
+        train = PhantomCohort(
+            self.phantoms,
+            shape=shape,
+            spacing=spacing,
+            without_liver=self.phantoms_without_liver,
+            lesions=self.phantom_lesions,
+            lesion_mm=self.phantom_lesion_mm,
+        )
         if self.model == "dncnn-sr":  # learns from clean slices, which it spoils itself
             train = replace(train, noise_hu=1.0, streaks=0.0)
         validation = replace(train, patients=self.validation_phantoms, first_seed=VALIDATION_SEEDS, without_liver=0)

@@ -12,7 +12,9 @@ import torch
 from volume_toys import SHAPE, config, source, volume
 
 from LiverMarginLib.errors import InputError
+from LiverMarginLib.events import CancelToken, ignore
 from LiverMarginLib.inference.model import load_model
+from LiverMarginLib.jobs.train import PhantomCohort
 from LiverMarginLib.models.volumetric_fields import NormalisationKind, SpacingUnit
 from LiverMarginLib.phantom import PhantomOptions, liver_target, make_phantom
 from LiverMarginLib.training.bundling import bundle_from_training
@@ -43,6 +45,16 @@ def test_phantoms_are_volumes_with_liver_and_tumour(tmp_path: Path) -> None:
     np.testing.assert_array_equal(volumes.read(0).image, phantom.volume.array)
     np.testing.assert_array_equal(volumes.read(1).labels, liver_target(phantom.labels, tumour=True).array)
     assert volumes.read(0).spacing == options.spacing
+
+
+def test_phantoms_have_the_lesions_that_are_asked_for(tmp_path: Path) -> None:
+    cohort = PhantomCohort(1, first_seed=4, scans=1, shape=(10, 40, 40), spacing=(20.0, 10.0, 10.0))
+    wanted = replace(cohort, lesions=4, lesion_mm=(20.0, 30.0))
+    counts = [
+        (c.volumes(tmp_path, VolumeConfig(spacing=c.spacing), ignore, CancelToken()).read(0).labels == 2).sum()
+        for c in (replace(cohort, lesions=0), wanted)
+    ]
+    assert counts[0] == 0 < counts[1]
 
 
 def test_volumes_are_prepared_once_and_read_from_the_disk(tmp_path: Path) -> None:
