@@ -151,21 +151,27 @@ def test_the_window_gives_what_a_plain_weighted_mean_of_all_blocks_gives(shape, 
     assert done[-1] == len(window)
 
 
-def test_the_window_is_that_of_monai():
+def test_the_window_is_that_of_monai_but_for_the_smallest_weights_which_monai_lifts() -> None:
     inferers = pytest.importorskip("monai.inferers", reason="MONAI is not installed")
     image = np.random.default_rng(0).random((32, 48, 24), dtype=np.float32)
 
     def network(blocks):
         return torch.nn.functional.avg_pool3d(blocks, 3, 1, 1)
 
+    whole = torch.from_numpy(image)[None, None]
     expected = inferers.sliding_window_inference(
-        torch.from_numpy(image)[None, None], (16, 16, 16), 1, network, overlap=0.5, mode="gaussian", sigma_scale=0.125
+        whole, (16, 16, 16), 1, network, overlap=0.5, mode="gaussian", sigma_scale=0.125
     )[0, 0].numpy()
     rows = SlidingWindow(image.shape, (16, 16, 16), 0.5).rows(
         lambda k: image[k], lambda blocks: network(torch.from_numpy(blocks)).numpy(), 1
     )
     found = np.concatenate([part for _, part in rows], axis=1)[0]
-    np.testing.assert_allclose(found, expected, atol=2e-3)
+    # MONAI raises weights to 0.001 at least, which near the volume's border is most of them.
+    inner = (slice(4, -4),) * 3
+    difference = np.abs(found - expected)[inner]
+    assert difference.max() < 0.05 and difference.mean() < 1e-3
+    flat = inferers.sliding_window_inference(whole, (16, 16, 16), 1, network, overlap=0.5, mode="constant")
+    assert np.abs(flat[0, 0].numpy() - expected)[inner].mean() > 10 * difference.mean()
 
 
 # ---- labels
