@@ -119,17 +119,17 @@ class LiverMarginWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self._take_parameter_node()
         if self.parent.isEntered:  # `enter` is not called after a reload
-            self.compare_panel.enter()
+            self._enter_panels()
 
     def enter(self):
         """The module is shown."""
         self._take_parameter_node()
-        self.compare_panel.enter()
+        self._enter_panels()
 
     def exit(self):
         """The module is hidden; a run goes on."""
         for panel in self.panels:
-            panel.leave()
+            panel.exit()
 
     def cleanup(self):
         """The module is closed or reloaded: end the workers and let go of the scene."""
@@ -153,6 +153,10 @@ class LiverMarginWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for name in [name for name in sys.modules if name.partition(".")[0] in _PACKAGES]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
+
+    def _enter_panels(self):
+        for panel in self.panels:
+            panel.enter()
 
     def _take_parameter_node(self):
         node = self.logic.getParameterNode()

@@ -86,7 +86,10 @@ class EnvironmentPanel:
         self._client.abandon()
         self._detectron.abandon()
 
-    def leave(self) -> None:
+    def enter(self) -> None:
+        """The module is shown."""
+
+    def exit(self) -> None:
         """The module is hidden; a check goes on."""
 
     def check(self) -> None:

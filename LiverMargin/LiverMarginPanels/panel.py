@@ -75,7 +75,10 @@ class RunPanel(Generic[Logic]):
         self.set_parameter_node(None)
         self.logic.abandon()
 
-    def leave(self) -> None:
+    def enter(self) -> None:
+        """The module is shown."""
+
+    def exit(self) -> None:
         """The module is hidden; a run goes on."""
 
     def refresh(self) -> None:

@@ -77,11 +77,11 @@ class TrainPanel(RunPanel[TrainLogic]):
 
     def cleanup(self) -> None:
         """Let go of everything; the panel is not used any more."""
-        self.leave()
+        self.exit()
         self._check.abandon()
         super().cleanup()
 
-    def leave(self) -> None:
+    def exit(self) -> None:
         """The module is hidden: give the user's layout back."""
         self.ui.curvesButton.checked = False
         self._show_curves(False)

@@ -120,7 +120,7 @@ def test_losses_and_scores_become_curves_and_the_model_is_handed_on(stage, tmp_p
     stage.process.ended.emit(0, False)
     assert models == [bundle] and "Best epoch 2: mask_iou 0.625" in panel.ui.resultLabel.text
     assert not list(stage.runs.iterdir()) and "Careful." in panel.ui.messageLabel.text
-    panel.leave()
+    panel.exit()
     assert stage.arrangement.now == 3 and not panel.ui.curvesButton.checked
 
 
