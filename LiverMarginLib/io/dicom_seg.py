@@ -15,6 +15,7 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 import numpy.typing as npt
+from pydicom.datadict import keyword_for_tag
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
@@ -48,6 +49,19 @@ _MAY_BE_EMPTY = (
     "StudyDate",
     "StudyTime",
 )
+
+# What a DICOM SEG takes over of the source's Patient, General Study and Patient Study modules (docs/formats.md).
+_KEPT = {
+    *_MUST_NOT_BE_EMPTY,
+    *_MAY_BE_EMPTY,
+    "ReferringPhysicianName",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+}
+# Of the groups that describe people, visits and requests, nothing else; what tells image from image is needed.
+_PERSONAL_GROUPS = (0x0008, 0x0010, 0x0012, 0x0032, 0x0038, 0x0040, 0x4008)
+_OF_THE_IMAGE = {"SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality"}
 
 
 def write_dicom_seg(labels: LabelMap, path: Path, source: Path | Sequence[Path], *, overwrite: bool = True) -> None:
@@ -160,15 +174,20 @@ def _segmentation(
 
 
 def _complete(series: SourceSeries) -> None:
-    """Fill what de-identification often takes out of the headers, in memory only.
+    """Drop what a segmentation need not know and fill what de-identification often takes out, in memory only.
 
-    Study and series identifiers that are gone are made anew from the frame of reference, so that every segmentation
-    of the series gets the same ones.
+    highdicom copies whole modules, with whatever the nested items of their sequences hold. Study and series
+    identifiers that are gone are made anew from the frame of reference, so that every segmentation of the series gets
+    the same ones.
     """
     missing = [keyword for keyword in _MUST_NOT_BE_EMPTY if not series.headers[0].get(keyword)]
     if missing:
         _log.warning("The source series has no %s; the DICOM SEG refers to made-up ones.", " and no ".join(missing))
     for header in series.headers:
+        tags = list(header.keys())
+        for tag in tags:
+            if tag.group in _PERSONAL_GROUPS and keyword_for_tag(tag) not in _KEPT | _OF_THE_IMAGE:
+                del header[tag]
         for keyword in missing:
             setattr(header, keyword, generate_uid(entropy_srcs=[keyword, str(header.FrameOfReferenceUID)]))
         for keyword in _MAY_BE_EMPTY:
