@@ -19,6 +19,7 @@ from LiverMarginLib.models.architectures import Activation
 from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.models.manifest import ONNX_FILE, SAFETENSORS_FILE, Manifest
 from LiverMarginLib.models.onnx_guard import check_graph
+from LiverMarginLib.models.shared_weights import shared_tensors, shares_weights
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -147,8 +148,8 @@ class OnnxSegmenter:
 def onnx_session(bundle: Bundle, device: str = "cpu", threads: int | None = None) -> onnxruntime.InferenceSession:
     """Open a bundle's ONNX graph.
 
-    The graph is given to ONNX Runtime as the bytes whose sha256 was checked, not as a path: so it can't be exchanged
-    in between, and can't refer to further files.
+    Graph and weights are given to ONNX Runtime as the bytes whose sha256 was checked, not as paths: so they can't be
+    exchanged in between, and no other file is opened.
 
     Parameters
     ----------
@@ -176,7 +177,11 @@ def onnx_session(bundle: Bundle, device: str = "cpu", threads: int | None = None
     providers = ["CUDAExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
     content = bundle.read(ONNX_FILE)
     check_graph(content)
+    weights = shared_tensors(content, bundle.read(SAFETENSORS_FILE)) if shares_weights(content) else {}
     try:
+        if weights:
+            values = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
+            options.add_external_initializers(list(weights), values)
         session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:
         if is_out_of_memory(error):

@@ -218,7 +218,8 @@ def save_bundle(
         Store the weights in half precision. Computation stays in single precision, and both forms of the weights hold
         the same rounded values.
     onnx : bool
-        Also write the ONNX graph (its activation inside, so that it gives probabilities).
+        Also write the ONNX graph (its activation inside, so that it gives probabilities; its weights where both
+        runtimes find them, see `shared_weights`).
     overwrite : bool
         Replace a bundle that is already there. Another folder is never replaced.
 
@@ -244,6 +245,7 @@ def save_bundle(
     files = {SAFETENSORS_FILE: safetensors.torch.save(state)}
     if onnx:
         from LiverMarginLib.models.onnx_export import export_onnx
+        from LiverMarginLib.models.shared_weights import share_weights
 
         architecture = find_architecture(manifest.architecture)
         with torch.device("cpu"):
@@ -251,9 +253,10 @@ def save_bundle(
         twin.load_state_dict(
             {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
         )
-        files[ONNX_FILE] = export_onnx(
+        graph = export_onnx(
             twin, (1, manifest.channels, *manifest.input_size), activation=architecture.activation, half=half
         )
+        files[ONNX_FILE] = share_weights(graph, files[SAFETENSORS_FILE])
     return write_bundle(folder, manifest, files, overwrite=overwrite)
 
 

@@ -16,6 +16,7 @@ from LiverMarginLib.models.maskrcnn import MaskRCNN
 from LiverMarginLib.models.maskrcnn_onnx import build_graph
 from LiverMarginLib.models.maskrcnn_spec import MaskRCNNSpec
 from LiverMarginLib.models.onnx_export import halve_initialisers
+from LiverMarginLib.models.shared_weights import share_weights
 
 
 def save_mask_rcnn(
@@ -89,5 +90,5 @@ def save_mask_rcnn(
         model = build_graph(network)
         if half:
             halve_initialisers(model)
-        files[ONNX_FILE] = bytes(model.SerializeToString())
+        files[ONNX_FILE] = share_weights(bytes(model.SerializeToString()), files[SAFETENSORS_FILE])
     return write_bundle(folder, manifest, files, overwrite=overwrite)
