@@ -15,7 +15,6 @@ from LiverMarginLib.models.manifest import ONNX_FILE, SAFETENSORS_FILE, Manifest
 from LiverMarginLib.models.maskrcnn import MaskRCNN
 from LiverMarginLib.models.maskrcnn_onnx import build_graph
 from LiverMarginLib.models.maskrcnn_spec import MaskRCNNSpec
-from LiverMarginLib.models.onnx_export import halve_initialisers
 from LiverMarginLib.models.shared_weights import share_weights
 
 
@@ -87,8 +86,6 @@ def save_mask_rcnn(
     files = {SAFETENSORS_FILE: safetensors.torch.save(state)}
     if onnx:
         network.load_state_dict(state)  # both forms of the weights hold the same, rounded values
-        model = build_graph(network)
-        if half:
-            halve_initialisers(model)
-        files[ONNX_FILE] = share_weights(bytes(model.SerializeToString()), files[SAFETENSORS_FILE])
+        graph = build_graph(network, half=half)
+        files[ONNX_FILE] = share_weights(bytes(graph.SerializeToString()), files[SAFETENSORS_FILE])
     return write_bundle(folder, manifest, files, overwrite=overwrite)

@@ -36,17 +36,27 @@ class Conv(nn.Conv2d):
         x = super().forward(x)
         return x if self.norm is None else self.norm(x)
 
+    def factors(self) -> Tensor | None:
+        """What `fold` multiplies the weights by, shape (outputs, 1, 1, 1); None without a batch normalisation."""
+        if not isinstance(self.norm, nn.BatchNorm2d):
+            return None
+        scale = self.norm.weight.double() / torch.sqrt(self.norm.running_var.double() + self.norm.eps)  # type: ignore[union-attr]
+        return scale.float()[:, None, None, None]
+
     def fold(self) -> None:
         """Absorb a batch normalisation, whose statistics no longer change, into the weights."""
-        if isinstance(self.norm, nn.BatchNorm2d):
-            norm = self.norm
-            scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)  # type: ignore[union-attr]
-            shift = norm.bias.double() - norm.running_mean.double() * scale  # type: ignore[union-attr]
-            if self.bias is not None:
-                shift += self.bias.double() * scale
-            self.weight = nn.Parameter((self.weight.double() * scale[:, None, None, None]).float())
-            self.bias = nn.Parameter(shift.float())
-            self.norm = None
+        factors = self.factors()
+        if factors is None:
+            return
+        norm: Any = self.norm
+        scale = factors.flatten().double()
+        shift = norm.bias.double() - norm.running_mean.double() * scale
+        if self.bias is not None:
+            shift += self.bias.double() * scale
+        # One product in single precision, which a graph can repeat to the bit.
+        self.weight = nn.Parameter(self.weight * factors)
+        self.bias = nn.Parameter(shift.float())
+        self.norm = None
 
 
 class Block(nn.Module):

@@ -8,14 +8,14 @@ operators for the whole batch. ONNX Runtime then needs neither PyTorch, nor torc
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from LiverMarginLib.models.maskrcnn import MaskRCNN, PointMaskHead, make_anchors
+from LiverMarginLib.models.maskrcnn import Conv, MaskRCNN, PointMaskHead, make_anchors
 from LiverMarginLib.models.maskrcnn_points import refine_masks
 from LiverMarginLib.models.maskrcnn_spec import (
     BOX_REGRESSION_WEIGHTS,
@@ -25,6 +25,7 @@ from LiverMarginLib.models.maskrcnn_spec import (
     MAX_LOG_GROWTH,
     MaskRCNNSpec,
 )
+from LiverMarginLib.models.onnx_export import FloatArray, halve_initialisers
 from LiverMarginLib.models.onnx_graph import GraphBuilder, trace
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class _PointMasks(nn.Module):
         return refine_masks(self.head, features, boxes, image)
 
 
-def build_graph(network: MaskRCNN) -> onnx.ModelProto:
+def build_graph(network: MaskRCNN, *, half: bool = False) -> onnx.ModelProto:
     """Make the ONNX model of a trained Mask R-CNN.
 
     Parameters
@@ -65,6 +66,8 @@ def build_graph(network: MaskRCNN) -> onnx.ModelProto:
     network : MaskRCNN
         It is not changed. Its `MaskRCNNSpec.score_threshold` is the default of the optional graph input
         ``score_threshold``, so that a caller may look at weaker instances too.
+    half : bool
+        Store as half precision every weight that loses nothing by it; the computation is the same, bit for bit.
 
     Returns
     -------
@@ -74,7 +77,7 @@ def build_graph(network: MaskRCNN) -> onnx.ModelProto:
         x1, y1 in pixels, ``scores`` (k,), ``image_index`` (k,) and ``masks`` (k, side, side), probabilities within
         the box.
     """
-    network = copy.deepcopy(network).fold()
+    whole, network = network, copy.deepcopy(network).fold()
     spec = network.spec
     graph = GraphBuilder()
     image = graph.input("image", ["batch", 1, spec.size, spec.size])
@@ -100,7 +103,17 @@ def build_graph(network: MaskRCNN) -> onnx.ModelProto:
     graph.output("scores", scores, np.float32, ["instances"])
     graph.output("image_index", of_image, np.int64, ["instances"])
     graph.output("masks", masks, np.float32, ["instances", side, side])
-    return graph.finish()
+    model = graph.finish()
+    if half:
+        halve_initialisers(model, _folded_products(whole))
+    return model
+
+
+def _folded_products(network: MaskRCNN) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """Weights of the convolutions that `MaskRCNN.fold` multiplies, with their factors."""
+    for module in network.modules():
+        if isinstance(module, Conv) and (factors := module.factors()) is not None:
+            yield module.weight.detach().numpy(), factors.detach().numpy()
 
 
 def _proposals(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from LiverMarginLib.errors import BundleError, DependencyError
 from LiverMarginLib.models.architectures import Activation
@@ -16,6 +17,8 @@ from LiverMarginLib.models.architectures import Activation
 if TYPE_CHECKING:
     import onnx
     import torch
+
+FloatArray = npt.NDArray[np.float32]
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "output"
@@ -93,28 +96,43 @@ def export_onnx(
     return bytes(model.SerializeToString())
 
 
-def halve_initialisers(model: onnx.ModelProto) -> None:
+def halve_initialisers(model: onnx.ModelProto, products: Iterable[tuple[FloatArray, FloatArray]] = ()) -> None:
     """Store single-precision weights in half precision, followed by a cast, wherever the cast gives them back exactly.
 
     ONNX Runtime folds the casts when it loads the model, so that the computation is the same, bit for bit.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        Changed in place.
+    products : iterable of pair of ndarray of float32
+        Weights and what they were multiplied by: an initialiser that is such a product, to the bit, becomes the
+        product of the two, of which the first can be halved. ONNX Runtime folds that as well.
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    casts = []
+    origins = {(weights * factors).tobytes(): (weights, factors) for weights, factors in products}
+    nodes, constants = [], []
     for tensor in model.graph.initializer:
         if tensor.data_type != TensorProto.FLOAT:
             continue
-        values = numpy_helper.to_array(tensor)
+        values, name, factors = numpy_helper.to_array(tensor), tensor.name, None
+        if values.tobytes() in origins:
+            values, factors = origins[values.tobytes()]
         with np.errstate(over="ignore"):
             halved = values.astype(np.float16)
         if not np.array_equal(halved.astype(np.float32), values):
             continue
-        name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(halved, f"{name}.half"))
-        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
-    nodes = list(model.graph.node)
+        single = name if factors is None else f"{name}.single"
+        nodes.append(helper.make_node("Cast", [f"{name}.half"], [single], to=TensorProto.FLOAT))
+        if factors is not None:
+            constants.append(numpy_helper.from_array(factors, f"{name}.factors"))
+            nodes.append(helper.make_node("Mul", [single, f"{name}.factors"], [name]))
+    model.graph.initializer.extend(constants)
+    nodes.extend(model.graph.node)
     del model.graph.node[:]
-    model.graph.node.extend([*casts, *nodes])
+    model.graph.node.extend(nodes)
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -249,6 +249,21 @@ def test_a_bundle_gives_the_same_by_torch_and_by_onnx_runtime(bundle):
     np.testing.assert_allclose(by_torch, by_onnx, atol=1e-4)
 
 
+def test_half_precision_halves_the_graph_and_changes_no_bit_of_what_it_computes(network, bundle):
+    state = {
+        name: tensor.half().float() if tensor.is_floating_point() else tensor
+        for name, tensor in network.state_dict().items()
+    }
+    rounded = MaskRCNN.from_weights(network.spec, state)
+    whole = build_graph(rounded).SerializeToString()
+    assert len(bundle.read(ONNX_FILE)) < 0.52 * len(whole)
+    expected = open_session(whole).run(None, {"image": images(), SCORE_INPUT: MIN_SCORE})
+    found = open_session(bundle.read(ONNX_FILE)).run(None, {"image": images(), SCORE_INPUT: MIN_SCORE})
+    assert len(expected[1]) > 0
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_bundle_keeps_the_score_threshold_in_one_place(bundle):
     kept = Bundle.load(bundle.folder).manifest
     assert kept.thresholds["score"] == kept.parameters["score_threshold"] == 0.1
