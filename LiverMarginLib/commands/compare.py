@@ -20,6 +20,10 @@ SHOWN = {
     "nsd_surfel_2mm": "NSD 2 mm",
     "prediction_ml": "volume (ml)",
     "rvd": "RVD",
+    "lesion_recall_iou0.1": "Lesion recall, IoU 0.1",
+    "lesion_precision_iou0.1": "Lesion precision, IoU 0.1",
+    "lesion_recall_iou0.5": "Lesion recall, IoU 0.5",
+    "lesion_precision_iou0.5": "Lesion precision, IoU 0.5",
 }
 
 

@@ -79,8 +79,9 @@ def compare_cases(
         if cancel:
             cancel.check()
         on_event(Progress(number, len(inputs), "compare", item.name))
-        if item.name in finished and finished[item.name].settings == settings:
+        if item.name in finished and settings.allows(finished[item.name].settings):
             cases.append(finished[item.name])
+            settings = finished[item.name].settings
             continue
         try:
             reference, predictions = item.load()
@@ -101,6 +102,7 @@ def compare_cases(
             failures.append(FailedCase(item.name, error.message))
             on_event(Notice(f"{item.name} was left out: {error.message}"))
             continue
+        settings = case.settings  # what the first one decided holds for all
         # What is kept of a case must not grow with the number of surface voxels.
         cases.append(without_margin(case))
         if on_case:

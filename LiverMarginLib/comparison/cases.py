@@ -25,11 +25,12 @@ from LiverMarginLib.comparison.result import (
     Value,
     slice_status,
 )
-from LiverMarginLib.comparison.settings import CompareSettings, patient_columns, suffix
+from LiverMarginLib.comparison.settings import CompareSettings, lesion_columns, patient_columns, suffix
 from LiverMarginLib.comparison.where import errors_by_region
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import CancelToken, Notice, OnEvent, Progress, ignore
 from LiverMarginLib.metrics.boundary import BoundaryCounts, Width
+from LiverMarginLib.metrics.lesions import LesionOverlaps, lesion_overlaps
 from LiverMarginLib.metrics.overlap import BoolArray, Overlap, SliceDetection
 from LiverMarginLib.metrics.slicepass import Extent, Labelled
 from LiverMarginLib.metrics.suite import MarginErrors, Measures, measure
@@ -87,8 +88,8 @@ def compare_case(
     Cancelled
         If `cancel` was raised.
     """
-    settings = settings or CompareSettings()
     labels = as_tuple(label)
+    settings = (settings or CompareSettings()).decided(reference, labels)
     if not predictions:
         raise InputError("There is nothing to compare with the reference; give at least one prediction.")
 
@@ -118,13 +119,21 @@ def compare_case(
         on_progress=lambda done, total: on_event(Progress(done, total, "compare", case)),
         cancel=cancel,
     )
-    if result.extent is None:
+    # A patient without lesions counts: what is found there is false.
+    if result.extent is None and not settings.lesion_ious:
         raise InputError(
             f"The reference has no voxel of label {join(labels)}; {describe_labels(reference)}, so choose one of these."
             if reference.array.any()
             else "The reference is empty: no voxel in it carries a label."
         )
+    lesions: dict[str, LesionOverlaps | None] = dict.fromkeys(masks)
+    if settings.lesion_ious:
+        wanted_mask = np.isin(view.to_view(reference.array), labels)
+        for name, mask in masks.items():
+            lesions[name] = lesion_overlaps(wanted_mask, np.isin(mask.array, mask.labels))
     for name, prediction in predictions.items():
+        if result.extent is None:
+            break
         for note in beyond_grid(result.extent, grid, prediction.geometry, name):
             notes[name].append(note)
             on_event(Notice(note))
@@ -140,7 +149,7 @@ def compare_case(
                 labels=masks[name].labels,
                 notes=tuple(notes[name]),
                 provenance=predictions[name].provenance,
-                **_numbers(measures, result.extent, grid, official, settings),
+                **_numbers(measures, result.extent, grid, official, settings, lesions[name]),
             )
             for name, measures in result.measures.items()
         },
@@ -174,14 +183,19 @@ def case_masks(
 
 
 def _numbers(
-    measures: Measures, extent: Extent | None, grid: Geometry, official: Width, settings: CompareSettings
+    measures: Measures,
+    extent: Extent | None,
+    grid: Geometry,
+    official: Width,
+    settings: CompareSettings,
+    lesions: LesionOverlaps | None,
 ) -> dict[str, Any]:
     boundaries = {"": measures.boundaries[official], **{suffix(w): measures.boundaries[w] for w in settings.widths}}
     scores = score_counts(measures.overlap, boundaries)
     detection = SliceDetection.from_overlap(measures.overlap)
     return {
         "slices": _slice_table(measures, scores, grid, official),
-        "values": _patient_values(measures, boundaries, detection, grid, settings),
+        "values": _patient_values(measures, boundaries, detection, grid, settings, lesions),
         "slice_means": {key: mean_of(values) for key, values in scores.items()},
         "detection": detection,
         "where": errors_by_region(measures, extent, grid.voxel_volume),
@@ -230,6 +244,7 @@ def _patient_values(
     detection: SliceDetection,
     grid: Geometry,
     settings: CompareSettings,
+    lesions: LesionOverlaps | None,
 ) -> dict[str, Value]:
     total = measures.overlap.sum()
     scores = score_counts(total, {ending: counts.sum() for ending, counts in boundaries.items()})
@@ -265,6 +280,12 @@ def _patient_values(
     values["slice_sensitivity"] = (detection.sensitivity(), tp + fn, "slices")
     values["slice_specificity"] = (detection.specificity(), tn + fp, "slices")
     values["slice_precision"] = (detection.precision(), tp + fp, "slices")
+    for key, (_, threshold) in lesion_columns(settings).items():
+        assert lesions is not None
+        found = lesions.detection(threshold)
+        is_recall = key.startswith("lesion_recall")
+        n = found.reference if is_recall else found.prediction
+        values[key] = (found.recall if is_recall else found.precision, n, "lesions")
     return {key: Value(*values[key]) for key in patient_columns(settings)}
 
 

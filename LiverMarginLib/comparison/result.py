@@ -37,7 +37,7 @@ class Value:
     n : int
         How many of `of`.
     of : str
-        "slices" (not empty in both masks), "surface voxels", "surface elements" or "voxels".
+        "slices" (not empty in both masks), "surface voxels", "surface elements", "voxels" or "lesions".
     """
 
     value: float

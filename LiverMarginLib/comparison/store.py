@@ -115,6 +115,7 @@ def case_from_dict(values: Mapping[str, Any]) -> CaseComparison:
                 **settings,
                 "widths": tuple(Width(**w) for w in settings["widths"]),
                 "nsd_tolerances_mm": tuple(settings["nsd_tolerances_mm"]),
+                "lesion_ious": tuple(settings.get("lesion_ious") or ()),
             }
         ),
         {name: _prediction(name, p) for name, p in values["predictions"].items()},

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from LiverMarginLib.comparison.cases import mean_of, score_counts
 from LiverMarginLib.comparison.result import CaseComparison, Estimate, PredictionComparison
-from LiverMarginLib.comparison.settings import CompareSettings, patient_columns, suffix
+from LiverMarginLib.comparison.settings import CompareSettings, lesion_columns, patient_columns, suffix
 from LiverMarginLib.comparison.statistics import (
     CONFIDENCE,
     RESAMPLES,
@@ -242,6 +242,13 @@ def _pooled(
     for key, values in {**scores, "rvd": rvd, "abs_rvd": np.abs(rvd)}.items():
         low, high = percentile_interval(values[1:], confidence) if len(results) > 1 else (math.nan, math.nan)
         estimates[key] = Estimate(float(values[0]), n, low=low, high=high)
+    for key in lesion_columns(settings):
+        found = [r.values[key] for r in results]
+        counts = np.array([value.n for value in found])
+        matched = np.array([value.value * value.n if value.n else 0.0 for value in found])
+        low, high = _ends(weights @ matched, weights @ counts, len(results), confidence)
+        total = int(counts.sum())
+        estimates[key] = Estimate(float(ratio(matched.sum(), total)), total, low=low, high=high)
     return estimates
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 CHENG = "Cheng et al., Boundary IoU, CVPR 2021"
 HEIMANN = "Heimann et al. 2009, doi 10.1109/TMI.2009.2013851"
+LITS = "Bilic et al. 2023, doi 10.1016/j.media.2022.102680; matching: Maier-Hein et al. 2024"
 NIKOLOV = "Nikolov et al. 2021, doi 10.2196/26151"
 
 
@@ -142,6 +143,24 @@ DETECTION = _by_key(
     )
 )
 
+# Each of these is computed for one or more thresholds of IoU, where lesions are compared.
+LESIONS = _by_key(
+    (
+        Definition(
+            "lesion_recall",
+            "Lesion recall",
+            "Share of the reference's lesions (26-connected pieces) that are matched by a predicted one.",
+            source=LITS,
+        ),
+        Definition(
+            "lesion_precision",
+            "Lesion precision",
+            "Share of the predicted lesions that are matched by one of the reference.",
+            source=LITS,
+        ),
+    )
+)
+
 PIECES = _by_key(
     (
         Definition("pieces_reference", "Pieces of the reference", "8-connected pieces of G in the slice.", better=None),
@@ -192,6 +211,7 @@ DEFINITIONS: Mapping[str, Definition] = {
     **DISTANCE,
     **SURFACE_DICE,
     **DETECTION,
+    **LESIONS,
     **PIECES,
     **MARGIN,
 }

@@ -80,6 +80,11 @@ def curves_figure(case: CaseComparison, styles: Mapping[str, ModelStyle], title:
     return figure
 
 
+def has_curves(case: CaseComparison) -> bool:
+    """Whether any slice is marked, by the reference or by a model."""
+    return any((p.slices["status"] != SliceStatus.NEITHER.value).any() for p in case.predictions.values())
+
+
 def _scores(axes: Axes, table: SliceTable, key: str, style: ModelStyle) -> None:
     _line(axes, table, table[key], style)
     for status, marker in ((SliceStatus.MISSED, "x"), (SliceStatus.EXTRA, "+")):

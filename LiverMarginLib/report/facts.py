@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from LiverMarginLib.comparison import CaseComparison, RegionError, Study
+from LiverMarginLib.comparison.settings import lesion_columns
 from LiverMarginLib.metrics.overlap import ratio
 
 TABLE_6 = ("mask_iou", "trimap_iou", "boundary_f", "boundary_iou")
@@ -17,10 +18,10 @@ MOST_SHOWN = 8
 
 
 def main_columns(study: Study) -> list[str]:
-    """Keys of the main table: the four of Table 6, then what clinicians know."""
+    """Keys of the main table: the four of Table 6, then what clinicians know, lesion by lesion where it is lesions."""
     tolerances = study.settings.nsd_tolerances_mm
     nsd = [f"nsd_surfel_{min(tolerances, key=lambda t: abs(t - 2)):g}mm"] if tolerances else []
-    return [*TABLE_6, "dice", "hd95_mm", "assd_mm", *nsd, "rvd"]
+    return [*TABLE_6, "dice", "hd95_mm", "assd_mm", *nsd, "rvd", *lesion_columns(study.settings)]
 
 
 def official_width(study: Study) -> str:

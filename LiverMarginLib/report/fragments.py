@@ -99,7 +99,12 @@ def make_fragment(case: CaseComparison, stack: SliceStack) -> CaseFragment:
     """
     chosen = _choose(case)
     pictures = stack.pictures(list(chosen))
-    margins = {name: p.margin for name, p in case.predictions.items() if p.margin is not None}
+    # A patient without lesions has no margin to unroll.
+    margins = {
+        name: p.margin
+        for name, p in case.predictions.items()
+        if p.margin is not None and len(p.margin.reference_points)
+    }
     return CaseFragment(
         case.case,
         tuple(GallerySlice(picture, tuple(chosen[picture.index])) for picture in pictures),

@@ -12,7 +12,7 @@ from LiverMarginLib.events import CancelToken
 from LiverMarginLib.io.atomic import atomic_path
 from LiverMarginLib.report.colours import ModelStyle, model_styles
 from LiverMarginLib.report.contours import gallery_figure
-from LiverMarginLib.report.curves import curves_figure
+from LiverMarginLib.report.curves import curves_figure, has_curves
 from LiverMarginLib.report.facts import main_columns, official_width, shown_cases
 from LiverMarginLib.report.fragments import CaseFragment, FragmentOf, GallerySlice, collect
 from LiverMarginLib.report.margin_histogram import histogram_figure
@@ -75,7 +75,8 @@ def _pages(study: Study, fragment_of: FragmentOf, title: str, cancel: CancelToke
     for case in shown_cases(study):
         if cancel:
             cancel.check()
-        yield curves_figure(case, {name: styles[name] for name in case.predictions}, case.case)
+        if has_curves(case):
+            yield curves_figure(case, {name: styles[name] for name in case.predictions}, case.case)
         if case.case in fragments:
             yield from _case_pages(fragments[case.case], styles, limit)
 
@@ -83,7 +84,8 @@ def _pages(study: Study, fragment_of: FragmentOf, title: str, cancel: CancelToke
 def _case_pages(fragment: CaseFragment, styles: Mapping[str, ModelStyle], limit_mm: float) -> Iterator[Figure]:
     if fragment.gallery:
         pictures = [(entry.picture, _caption(entry)) for entry in fragment.gallery]
-        yield gallery_figure(pictures, {name: styles[name] for name in fragment.maps}, title=fragment.case)
+        shown = {name: styles[name] for name in fragment.gallery[0].picture.models}
+        yield gallery_figure(pictures, shown, title=fragment.case)
     if fragment.maps:
         yield margin_map_figure(fragment.maps, limit_mm, fragment.case)
 

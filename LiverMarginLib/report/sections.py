@@ -8,7 +8,7 @@ from LiverMarginLib.comparison import CaseComparison, Study
 from LiverMarginLib.events import CancelToken
 from LiverMarginLib.metrics.definitions import DEFINITIONS
 from LiverMarginLib.report.colours import REFERENCE, ModelStyle
-from LiverMarginLib.report.curves import curves_figure
+from LiverMarginLib.report.curves import curves_figure, has_curves
 from LiverMarginLib.report.embed import figure_png, figure_svg
 from LiverMarginLib.report.facts import PRIMARY, shown_cases
 from LiverMarginLib.report.fragments import CaseFragment
@@ -122,11 +122,13 @@ def _patient(case: CaseComparison, styles: Styles, fragment: CaseFragment | None
     parts: list[Html | None] = [
         tag("h3", case.case),
         tag("p", f"Boundary IoU: {scores}. {slices} slices of {columns} × {rows} pixels, {spacing} mm.", class_="note"),
-        _figure(
-            figure_svg(curves_figure(case, used), anchor, label),
-            "Along the liver, one point a slice. A missed slice (×) or an extra one (+) scores 0.",
-        ),
     ]
+    if has_curves(case):
+        curves = figure_svg(curves_figure(case, used), anchor, label)
+        caption = "Along the liver, one point a slice. A missed slice (×) or an extra one (+) scores 0."
+        parts.append(_figure(curves, caption))
+    else:
+        parts.append(tag("p", "There is nothing to find here, and nothing was found.", class_="note"))
     if fragment and fragment.gallery:
         parts += [tag("h4", "Slices to look at"), gallery(case, fragment, styles)]
     if fragment and fragment.maps:
