@@ -88,5 +88,5 @@ def missing_runtime() -> str:
 
 
 def _choice(folder: Path, name: str, manifest: Manifest | None, problem: str) -> ModelChoice:
-    title = name if manifest is None else f"{name} {manifest.version} ({manifest.modality.value})"
+    title = name if manifest is None else f"{name} {manifest.version} ({', '.join(manifest.modalities)})"
     return ModelChoice(folder, name, title, manifest, problem)

@@ -90,17 +90,21 @@ class Choice:
         Fewest slices of a DICOM series.
     all_series : bool
         Take every usable series of a study.
+    other_modalities : tuple of Modality
+        That the model takes as well.
     """
 
     modality: Modality
     wants_hu: bool
     min_slices: int = 10
     all_series: bool = False
+    other_modalities: tuple[Modality, ...] = ()
 
     @classmethod
     def of_model(cls, manifest: Manifest, min_slices: int, all_series: bool) -> Choice:
         """The choice for a model."""
-        return cls(manifest.modality, manifest.input_kind is IntensityKind.HU, min_slices, all_series)
+        wants_hu = all(item.input_kind is IntensityKind.HU for item in manifest.inputs)
+        return cls(manifest.modality, wants_hu, min_slices, all_series, manifest.modalities[1:])
 
 
 def find_cases(root: Path, choice: Choice, on_event: OnEvent = ignore) -> tuple[list[Found], list[Left]]:
@@ -194,9 +198,10 @@ def _why_no_series(series: Series, info: ImageInfo, choice: Choice) -> str:
     first = series.files[0]
     if series.kind is not ObjectKind.IMAGE:
         return "no image"
+    wanted = (choice.modality, *choice.other_modalities)
     known = Modality.UNKNOWN not in (choice.modality, info.modality)
-    if known and info.modality is not choice.modality:
-        return f"{info.modality}, but the model is for {choice.modality}"
+    if known and info.modality not in wanted:
+        return f"{info.modality}, but the model is for {' and '.join(wanted)}"
     if info.modality is Modality.UNKNOWN and choice.modality is not Modality.UNKNOWN:
         named = series.modality[:8] if series.modality.isalnum() else "no modality"
         return f"neither CT nor MR ({named})"

@@ -56,7 +56,7 @@ def _list(options: argparse.Namespace, terminal: Terminal) -> int:
             (
                 entry.name,
                 entry.manifest.version if entry.manifest else None,
-                entry.manifest.modality.value if entry.manifest else None,
+                ", ".join(entry.manifest.modalities) if entry.manifest else None,
                 ", ".join(segment.name for segment in entry.manifest.labels) if entry.manifest else None,
                 entry.folder,
                 entry.problem or (entry.manifest.description if entry.manifest else ""),

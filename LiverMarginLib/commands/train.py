@@ -1,4 +1,4 @@
-"""`livermargin train unet|unet3d|dncnn-sr|detectron2 --data DATA --out BUNDLE`."""
+"""`livermargin train unet|unet3d|medformer|dncnn-sr|detectron2 --data DATA --out BUNDLE`."""
 
 from __future__ import annotations
 
@@ -36,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deterministic", action="store_true", help="same seed, same machine, same weights")
     parser.add_argument("--resume", action="store_true", help="continue the training in --work")
     parser.add_argument("--modality", choices=("CT", "MR"), default="CT", help="of the training images")
+    parser.add_argument(
+        "--target", choices=("liver", "cancer", "liver+cancer"), help="volumetric networks: what is learnt"
+    )
     parser.add_argument("--name", help="of the bundle (default: its folder's)")
     parser.add_argument("--description", default="", help="a sentence for the model card")
     parser.add_argument("--single", action="store_true", help="store single instead of half precision")
@@ -93,6 +96,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         settings=settings,
         resume=options.resume,
         modality=options.modality,
+        target=options.target,
         name=options.name,
         description=options.description,
         half=not options.single,

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from LiverMarginLib.errors import InputError
-from LiverMarginLib.models.manifest import Manifest, Window, WindowUnit
+from LiverMarginLib.models.intensity_fields import Window, WindowUnit
+from LiverMarginLib.models.manifest import Manifest
 from LiverMarginLib.models.volumetric_fields import Normalisation, NormalisationKind
 from LiverMarginLib.preprocessing import FloatImage, Scale
 from LiverMarginLib.volume import IntensityKind, Modality, Volume, axial_view
@@ -102,6 +103,39 @@ def plan_input(volume: Volume, manifest: Manifest, *, allow_mismatch: bool = Fal
     window = manifest.window if kind is manifest.input_kind else _forced_window(kind)
     low, high = intensity_limits(axial_view(volume.geometry).to_view(volume.array), window)
     return InputPlan(low, high, tuple(notices), plan_scale(volume.array, manifest.normalisation, low, high))
+
+
+def input_of(volume: Volume, manifest: Manifest) -> tuple[Modality, str]:
+    """Decide as which of a model's modalities an image is taken.
+
+    Parameters
+    ----------
+    volume : Volume
+    manifest : Manifest
+        With one modality or several.
+
+    Returns
+    -------
+    Modality
+        One of the model's. Whether it suits the image is for `plan_input` to say.
+    str
+        What was assumed, as a sentence; empty where nothing was.
+    """
+    if volume.modality in manifest.modalities:
+        return volume.modality, ""
+    if volume.modality is not Modality.UNKNOWN or len(manifest.modalities) == 1:
+        return manifest.modality, ""
+    found = _survey(volume)
+    hounsfield = volume.intensity is IntensityKind.HU or _looks_like_hounsfield(volume, found)
+    kind = IntensityKind.HU if hounsfield else volume.intensity
+    for item in manifest.inputs:
+        if item.input_kind is kind:
+            note = (
+                f"The file does not say whether it is CT or MR; its values, from {found.low:.0f} to {found.high:.0f}, "
+                f"are taken for {item.modality}."
+            )
+            return item.modality, note
+    return manifest.modality, ""
 
 
 def plan_scale(array: npt.NDArray[Any], normalisation: Normalisation, low: float, high: float) -> Scale:

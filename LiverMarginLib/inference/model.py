@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from LiverMarginLib.errors import BundleError
 from LiverMarginLib.events import CancelToken, Event, Notice, OnEvent, Progress, ignore
+from LiverMarginLib.inference.compatibility import input_of
 from LiverMarginLib.inference.options import SegmentOptions
 from LiverMarginLib.inference.postprocessing import bounding_box
 from LiverMarginLib.inference.provenance import model_record, provenance
@@ -18,6 +19,7 @@ from LiverMarginLib.inference.slicewise import segment_volume
 from LiverMarginLib.inference.stages import LOCALISING, SEGMENTING, Recorder
 from LiverMarginLib.inference.volumetric import Box, VolumetricResult, segment_blocks
 from LiverMarginLib.models.bundle import Bundle
+from LiverMarginLib.models.manifest import Manifest
 from LiverMarginLib.models.store import find_bundle
 from LiverMarginLib.volume import AxialView, LabelMap, Volume, axial_view
 
@@ -32,11 +34,14 @@ class SegmentationModel:
     segmenter : Segmenter
     localiser : SegmentationModel, optional
         Finds the organ first.
+    others : tuple of SegmentationModel
+        The same network for its further modalities, each with the manifest and the localiser for them.
     """
 
     bundle: Bundle
     segmenter: Segmenter
     localiser: SegmentationModel | None = None
+    others: tuple[SegmentationModel, ...] = ()
 
     def segment(
         self,
@@ -49,9 +54,18 @@ class SegmentationModel:
     ) -> VolumetricResult:
         """Segment a volume; parameters and errors as `segment_volume` and `segment_blocks`.
 
-        Where a localiser finds nothing, the result is empty, and a notice says so.
+        A network of several modalities takes the image as what it says it is, or as what its values look like, which
+        a notice says. Where a localiser finds nothing, the result is empty, and a notice says so.
         """
         options, cancel = options or SegmentOptions(), cancel or CancelToken()
+        if self.others:
+            modality, assumed = input_of(volume, self.bundle.manifest)
+            models = {model.bundle.manifest.modality: model for model in self.others}
+            model = models.get(modality) or replace(self, others=())
+            tell = Recorder(on_event)
+            if assumed:
+                tell(Notice(assumed))
+            return _noted(model.segment(volume, options, on_event, cancel, out=out), tell.notices)
         if not self.bundle.manifest.volumetric:
             labels = segment_volume(volume, self.bundle, self.segmenter, options, on_event, cancel, out=out)
             return VolumetricResult(labels)
@@ -93,9 +107,10 @@ class SegmentationModel:
             return VolumetricResult(self._nothing(volume, out, tell.notices, used))
         box = with_margin(extent, view, wanted.margin_mm)
         result = segment_blocks(volume, self.bundle, self.segmenter, options, on_event, cancel, out=out, box=box)
-        notices = [*tell.notices, *result.labels.provenance["notices"]]
-        record = {**result.labels.provenance, **used, "notices": list(dict.fromkeys(notices))}
-        return replace(result, labels=replace(result.labels, provenance=record))
+        labels = replace(result.labels, provenance={**result.labels.provenance, **used})
+        if wanted.keep_organ:
+            labels = _with_organ(labels, found)
+        return _noted(replace(result, labels=labels), tell.notices)
 
     def _nothing(
         self, volume: Volume, out: npt.NDArray[np.uint8] | None, notices: list[str], used: dict[str, Any]
@@ -103,6 +118,23 @@ class SegmentationModel:
         labels = np.zeros(volume.geometry.shape, np.uint8) if out is None else out
         record = provenance(self.bundle, self.segmenter) | used | {"notices": notices}
         return LabelMap(labels, volume.geometry, self.bundle.manifest.labels, record)
+
+
+def _noted(result: VolumetricResult, notices: list[str]) -> VolumetricResult:
+    """Put notices before those that the result's provenance has already."""
+    record = dict(result.labels.provenance)
+    record["notices"] = list(dict.fromkeys([*notices, *record.get("notices", ())]))
+    return replace(result, labels=replace(result.labels, provenance=record))
+
+
+def _with_organ(labels: LabelMap, organ: LabelMap) -> LabelMap:
+    """Fill what is not labelled with the organ that the localiser found."""
+    own = {segment.label for segment in labels.segments}
+    for segment in organ.segments:
+        if segment.label not in own:
+            labels.array[(labels.array == 0) & (organ.array == segment.label)] = segment.label
+    added = tuple(segment for segment in organ.segments if segment.label not in own)
+    return replace(labels, segments=(*added, *labels.segments))
 
 
 def with_margin(extent: Box, view: AxialView, margin_mm: float) -> Box:
@@ -140,19 +172,30 @@ def load_model(
         See `load_segmenter`.
     """
     segmenter = load_segmenter(bundle, device=device, runtime=runtime, threads=threads)
-    wanted = bundle.manifest.localiser
-    if wanted is None:
-        return SegmentationModel(bundle, segmenter)
+    loaded: dict[str, SegmentationModel] = {}
+
+    def behind_its_localiser(manifest: Manifest) -> SegmentationModel:
+        wanted = manifest.localiser
+        if wanted is not None and wanted.model not in loaded:
+            loaded[wanted.model] = _load_localiser(bundle, wanted.model, device, threads)
+        return SegmentationModel(
+            replace(bundle, manifest=manifest), segmenter, None if wanted is None else loaded[wanted.model]
+        )
+
+    model = behind_its_localiser(bundle.manifest)
+    others = [behind_its_localiser(bundle.manifest.seen_as(item.modality)) for item in bundle.manifest.other_inputs]
+    return replace(model, others=tuple(others))
+
+
+def _load_localiser(bundle: Bundle, name: str, device: Device | str, threads: int | None) -> SegmentationModel:
     try:
-        other = find_bundle(wanted.model, bundle.folder.parent)
+        other = find_bundle(name, bundle.folder.parent)
     except BundleError as error:
         raise BundleError(
-            f"The model {bundle.manifest.name!r} needs the model {wanted.model!r} to find the organ first, which "
+            f"The model {bundle.manifest.name!r} needs the model {name!r} to find the organ first, which "
             "cannot be used; put it beside this one.",
             error.message,
         ) from error
     if other.manifest.localiser is not None:
-        raise BundleError(f"The localiser {wanted.model!r} needs a localiser itself; choose another model.")
-    return SegmentationModel(
-        bundle, segmenter, SegmentationModel(other, load_segmenter(other, device=device, threads=threads))
-    )
+        raise BundleError(f"The localiser {name!r} needs a localiser itself; choose another model.")
+    return SegmentationModel(other, load_segmenter(other, device=device, threads=threads))

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from LiverMarginLib.errors import DependencyError, InputError
 from LiverMarginLib.events import CancelToken, OnEvent
+from LiverMarginLib.jobs.base import modality_named
 from LiverMarginLib.jobs.dataset import DatasetJob
+from LiverMarginLib.volume import Modality
 
 if TYPE_CHECKING:
     from LiverMarginLib.datasets.model import Dataset
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from LiverMarginLib.training.config import TrainConfig
     from LiverMarginLib.training.data import SliceSource, Source
     from LiverMarginLib.training.volume_config import VolumeConfig
+    from LiverMarginLib.training.volume_sources import PhantomVolumes
 
 # Phantom patients of different purposes must never be the same: each purpose has a range of seeds of its own.
 VALIDATION_SEEDS = 900_000
@@ -47,6 +50,8 @@ class PhantomCohort:
         Lesions of each liver; drawn by the seed, none in half of the patients, if None.
     lesion_mm : tuple of float, optional
         Smallest and largest radius of the lesions; drawn by the seed if None.
+    modality : str
+        "CT" or "MR". The anatomy of a seed is the same in both.
     """
 
     patients: int
@@ -60,6 +65,7 @@ class PhantomCohort:
     without_liver: int = 0
     lesions: int | None = None
     lesion_mm: tuple[float, float] | None = None
+    modality: str = "CT"
 
     def source(self, folder: Path, on_event: OnEvent, cancel: CancelToken) -> SliceSource:
         """Make the patients that `folder` does not hold yet, and give their slices."""
@@ -74,18 +80,26 @@ class PhantomCohort:
     def volumes(self, folder: Path, config: VolumeConfig, on_event: OnEvent, cancel: CancelToken) -> Source:
         """The same, as whole volumes that are prepared for a volumetric network."""
         from LiverMarginLib.training.data import JoinedSource
-        from LiverMarginLib.training.phantom_source import PhantomStore
         from LiverMarginLib.training.volume_data import PreparedVolumes
-        from LiverMarginLib.training.volume_sources import PhantomVolumes
 
         sources: list[Source] = []
-        for seeds, options in self._groups():
-            store = PhantomStore(seeds, options, folder, scans=self.scans)
-            store.prepare(on_event=on_event, cancel=cancel)
-            volumes = PreparedVolumes(PhantomVolumes(store), config, folder / "prepared")
+        for scans in self.scanned(folder, on_event, cancel):
+            volumes = PreparedVolumes(scans, config, folder / "prepared")
             volumes.prepare(on_event, cancel)
             sources.append(volumes)
         return sources[0] if len(sources) == 1 else JoinedSource(sources)
+
+    def scanned(self, folder: Path, on_event: OnEvent, cancel: CancelToken) -> list[PhantomVolumes]:
+        """Make the patients that `folder` does not hold yet, and give their scans as they are, group by group."""
+        from LiverMarginLib.training.phantom_source import PhantomStore
+        from LiverMarginLib.training.volume_sources import PhantomVolumes
+
+        found = []
+        for seeds, options in self._groups():
+            store = PhantomStore(seeds, options, folder, scans=self.scans)
+            store.prepare(on_event=on_event, cancel=cancel)
+            found.append(PhantomVolumes(store))
+        return found
 
     def _groups(self) -> list[tuple[range, PhantomOptions]]:
         """Return the seeds of patients, and what they have in common: those with liver, of the chest, of the pelvis."""
@@ -111,6 +125,7 @@ class PhantomCohort:
             streaks=self.streaks,
             lesions=self.lesions,
             lesion_mm=self.lesion_mm,
+            modality=self.modality,
         )
 
 
@@ -150,7 +165,9 @@ class TrainJob(DatasetJob):
     resume : bool
         Continue the training in `work`.
     modality : str
-        "CT" or "MR", of the training images.
+        "CT" or "MR", of the training images; what a volumetric network does to their intensities follows from it.
+    target : str, optional
+        "liver", "cancer" or "liver+cancer", for volumetric networks; None learns what the profile says.
     name, description : str, optional
         Of the bundle.
     half : bool
@@ -182,6 +199,7 @@ class TrainJob(DatasetJob):
     settings: dict[str, str] = field(default_factory=dict)
     resume: bool = False
     modality: str = "CT"
+    target: str | None = None
     name: str | None = None
     description: str = ""
     half: bool = True
@@ -228,12 +246,30 @@ class TrainJob(DatasetJob):
         from LiverMarginLib.training.config import TrainConfig
         from LiverMarginLib.training.profiles import profile
 
-        values = profile(self.model, self.profile).to_dict()
+        values = self._variant(profile(self.model, self.profile)).to_dict()
         for key, text in self.settings.items():
             _set(values, key, text)
         work = self.work or f"{self.out.rstrip('/')}.training"
         config = TrainConfig.from_dict(values)
         return replace(config, out=work, resume=self.resume, initial=self.initial or config.initial)
+
+    def _variant(self, config: TrainConfig) -> TrainConfig:
+        """The profile for this job's labels and modality."""
+        from LiverMarginLib.training.profiles import is_volumetric
+        from LiverMarginLib.training.variants import Target, for_modalities, for_target
+
+        modality = modality_named(self.modality)
+        if not is_volumetric(self.model):
+            if self.target is not None:
+                raise InputError(f"What is learnt can be chosen for volumetric networks, which {self.model} is not.")
+            if modality is not Modality.CT and not self.data:
+                raise InputError(f"The network {self.model} learns from CT phantoms alone; give MR images by --data.")
+            return config
+        if self.target is not None:
+            if self.target not in list(Target):
+                raise InputError(f"There is no target {self.target!r}; choose one of {', '.join(Target)}.")
+            config = for_target(config, Target(self.target))
+        return for_modalities(config, [modality or Modality.CT])
 
     def sources(
         self, config: TrainConfig, cache: Path, on_event: OnEvent, cancel: CancelToken
@@ -273,6 +309,7 @@ class TrainJob(DatasetJob):
             without_liver=self.phantoms_without_liver,
             lesions=self.phantom_lesions,
             lesion_mm=self.phantom_lesion_mm,
+            modality=self.modality,
         )
         if self.model == "dncnn-sr":  # learns from clean slices, which it spoils itself
             train = replace(train, noise_hu=1.0, streaks=0.0)
@@ -322,7 +359,6 @@ class TrainJob(DatasetJob):
 
     def _save(self, result: Any, config: TrainConfig, out: Path) -> Any:
         from LiverMarginLib.training.bundling import bundle_from_training
-        from LiverMarginLib.volume import Modality
 
         source = self._phantoms_in_words() if not self.data else "a data set of the user's own"
         return bundle_from_training(
@@ -330,7 +366,7 @@ class TrainJob(DatasetJob):
             config,
             out,
             name=self.name or out.name,
-            modality=Modality(self.modality),
+            modality=Modality(self.modality.upper()),
             description=self.description,
             licence="Apache-2.0" if not self.data else "",
             notes={"data": source, "profile": self.profile, "settings": dict(self.settings)},

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from LiverMarginLib.models.architectures import Activation, find_architecture
-from LiverMarginLib.models.manifest import Manifest, Task, WindowUnit
-from LiverMarginLib.models.volumetric_fields import NormalisationKind, SpacingUnit
+from LiverMarginLib.models.intensity_fields import ModalityInput, Window, WindowUnit
+from LiverMarginLib.models.manifest import Manifest, Task
+from LiverMarginLib.models.volumetric_fields import Localiser, Normalisation, NormalisationKind, SpacingUnit
+
+_LONG_LIST = 8
 
 
 def model_card(manifest: Manifest) -> str:
@@ -39,16 +42,15 @@ def model_card(manifest: Manifest) -> str:
         "## What it expects",
         _bullets(
             {
-                "Modality": manifest.modality.value,
+                "Modality": ", ".join(modality.value for modality in manifest.modalities),
                 "Voxel values": manifest.input_kind.value,
-                "Intensity window": _window(manifest),
+                "Intensity window": _window(manifest.window),
                 "Network input": " x ".join(map(str, manifest.input_size))
                 + (f", {manifest.channels} neighbouring slices" if manifest.context_slices else ""),
                 "Voxel spacing": _spacing(manifest),
-                "Normalisation": _normalisation(manifest),
-                "Localiser": f"{manifest.localiser.model}, {manifest.localiser.margin_mm:g} mm around the organ"
-                if manifest.localiser
-                else "",
+                "Normalisation": _normalisation(manifest.normalisation),
+                "Localiser": _localiser(manifest.localiser),
+                **{f"For {item.modality} instead": _other_input(item) for item in manifest.other_inputs},
             }
         ),
         "## How it was trained",
@@ -66,14 +68,32 @@ def _bullets(values: Mapping[str, Any], indent: str = "") -> str:
     for key, value in values.items():
         if isinstance(value, Mapping):
             lines += [f"{indent}- {key}:", _bullets(value, indent + "  ")]
+        elif isinstance(value, list | tuple) and len(value) > _LONG_LIST:
+            lines.append(f"{indent}- {key}: {len(value)}, listed in model.json")
         elif value not in ("", None):
             lines.append(f"{indent}- {key}: {value}")
     return "\n".join(line for line in lines if line)
 
 
-def _window(manifest: Manifest) -> str:
-    low, high = f"{manifest.window.low:g}", f"{manifest.window.high:g}"
-    if manifest.window.unit is WindowUnit.PERCENTILE:
+def _other_input(item: ModalityInput) -> dict[str, str]:
+    return {
+        "Voxel values": item.input_kind.value,
+        "Intensity window": _window(item.window),
+        "Normalisation": _normalisation(item.normalisation),
+        "Localiser": _localiser(item.localiser),
+    }
+
+
+def _localiser(localiser: Localiser | None) -> str:
+    if localiser is None:
+        return ""
+    kept = "; its organ is part of the result" if localiser.keep_organ else ""
+    return f"{localiser.model}, {localiser.margin_mm:g} mm around the organ{kept}"
+
+
+def _window(window: Window) -> str:
+    low, high = f"{window.low:g}", f"{window.high:g}"
+    if window.unit is WindowUnit.PERCENTILE:
         return f"percentiles {low} to {high} of the volume"
     return f"{low} to {high}"
 
@@ -92,8 +112,7 @@ def _spacing(manifest: Manifest) -> str:
     return f"{' x '.join(f'{s:g}' for s in manifest.spacing)} {unit}"
 
 
-def _normalisation(manifest: Manifest) -> str:
-    normalisation = manifest.normalisation
+def _normalisation(normalisation: Normalisation) -> str:
     match normalisation.kind:
         case NormalisationKind.UNIT:
             return ""

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from LiverMarginLib.errors import BundleError
 from LiverMarginLib.jsonable import loads
+from LiverMarginLib.models.intensity_fields import ModalityInput, Window
 from LiverMarginLib.models.json_reader import JsonObject, JsonProblem
 from LiverMarginLib.models.manifest_error import ManifestError
 from LiverMarginLib.models.volumetric_fields import Localiser, Normalisation, NormalisationKind, SpacingUnit
@@ -45,42 +46,12 @@ class Task(StrEnum):
     DENOISING = "denoising"
 
 
-class WindowUnit(StrEnum):
-    """What the two ends of an intensity window are."""
-
-    VALUE = "value"
-    PERCENTILE = "percentile"
-
-
 class FillHoles(StrEnum):
     """Which holes of the segmented organ are filled."""
 
     NONE = "none"
     SLICE = "slice"
     VOLUME = "volume"
-
-
-@dataclass(frozen=True)
-class Window:
-    """The intensities that become 0 and 1 at the network's input; beyond them is clipped.
-
-    Parameters
-    ----------
-    low, high : float
-        In the units of the image, or percentiles of the finite voxels of the volume.
-    unit : WindowUnit
-        Percentiles for images of arbitrary units, such as MR.
-    """
-
-    low: float
-    high: float
-    unit: WindowUnit = WindowUnit.VALUE
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ManifestError("the intensity window must have a finite lower end below its upper end")
-        if self.unit is WindowUnit.PERCENTILE and not (self.low >= 0 and self.high <= 100):
-            raise ManifestError("percentiles of the intensity window must lie between 0 and 100")
 
 
 @dataclass(frozen=True)
@@ -139,6 +110,9 @@ class Manifest:
         What becomes of the windowed intensities.
     localiser : Localiser, optional
         The model that finds the organ for a volumetric one.
+    other_inputs : tuple of ModalityInput
+        The further modalities that a volumetric network was trained on; what is said of intensities and localiser
+        elsewhere is for `modality`.
     thresholds : mapping of str to float
         In (0, 1). ``mask`` is the probability from which a voxel is labelled; others belong to the architecture
         (``score`` of an instance). Without ``mask`` it is 0.5, and among the classes of a softmax the likeliest wins.
@@ -174,6 +148,7 @@ class Manifest:
     spacing_unit: SpacingUnit = SpacingUnit.MM
     normalisation: Normalisation = field(default_factory=Normalisation)
     localiser: Localiser | None = None
+    other_inputs: tuple[ModalityInput, ...] = ()
     thresholds: Mapping[str, float] = field(default_factory=dict)
     postprocessing: Postprocessing = field(default_factory=Postprocessing)
     weights: Mapping[str, str] = field(default_factory=dict)
@@ -224,10 +199,12 @@ class Manifest:
             raise ManifestError("a spacing in voxels must be whole numbers")
         if self.task is Task.DENOISING and self.normalisation.kind is not NormalisationKind.UNIT:
             raise ManifestError("a denoising model sees the window as [0, 1]")
-        if self.localiser is not None and self.localiser.model == self.name:
+        if any(item.localiser is not None and item.localiser.model == self.name for item in self.inputs):
             raise ManifestError("a model cannot be its own localiser")
-        if self.window.unit is WindowUnit.PERCENTILE and self.input_kind is not IntensityKind.ARBITRARY:
-            raise ManifestError(f"a window in percentiles contradicts an input in {self.input_kind}")
+        if self.other_inputs and (not self.volumetric or Modality.UNKNOWN in self.modalities):
+            raise ManifestError("further inputs belong to volumetric models that name their modality")
+        if len(set(self.modalities)) != len(self.modalities):
+            raise ManifestError("each modality of its inputs may be named once")
 
     def _check_output(self) -> None:
         values = [segment.label for segment in self.labels]
@@ -245,6 +222,23 @@ class Manifest:
     def volumetric(self) -> bool:
         """Whether the network sees blocks of voxels instead of slices."""
         return len(self.input_size) == 3
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """All modalities that the network was trained on."""
+        return tuple(item.modality for item in self.inputs)
+
+    @property
+    def inputs(self) -> tuple[ModalityInput, ...]:
+        """How it takes the images of each of these."""
+        own = ModalityInput(self.modality, self.input_kind, self.window, self.normalisation, self.localiser)
+        return (own, *self.other_inputs)
+
+    def seen_as(self, modality: Modality) -> Manifest:
+        """The manifest of the same network for images of one of its modalities alone."""
+        item = next(item for item in self.inputs if item.modality is modality)
+        fields = {name: getattr(item, name) for name in ("input_kind", "window", "normalisation", "localiser")}
+        return dataclasses.replace(self, modality=modality, other_inputs=(), **fields)
 
     @property
     def channels(self) -> int:
@@ -269,7 +263,7 @@ class Manifest:
             "modality": self.modality.value,
             "labels": [_segment_to_json(segment) for segment in self.labels],
             "input_kind": self.input_kind.value,
-            "window": {"low": self.window.low, "high": self.window.high, "unit": self.window.unit.value},
+            "window": self.window.to_json(),
             "input_size": list(self.input_size),
             "context_slices": self.context_slices,
             "spacing": None if self.spacing is None else list(self.spacing),
@@ -290,6 +284,8 @@ class Manifest:
             values["normalisation"] = self.normalisation.to_json()
         if self.localiser is not None:
             values["localiser"] = self.localiser.to_json()
+        if self.other_inputs:
+            values["other_inputs"] = [item.to_json() for item in self.other_inputs]
         return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
@@ -322,7 +318,7 @@ def check_schema_version(version: int) -> None:
 
 
 def _read_manifest(root: JsonObject) -> Manifest:
-    window, post = root.object("window"), root.object("postprocessing")
+    post = root.object("postprocessing")
     spacing = None if root.null("spacing") else root.numbers("spacing")
     if spacing is not None and len(spacing) != 3:
         raise JsonProblem("'spacing' is not three numbers")
@@ -332,7 +328,7 @@ def _read_manifest(root: JsonObject) -> Manifest:
         architecture=root.text("architecture"),
         modality=root.choice("modality", Modality),
         input_kind=root.choice("input_kind", IntensityKind),
-        window=Window(window.number("low"), window.number("high"), window.choice("unit", WindowUnit)),
+        window=Window.from_json(root.object("window")),
         labels=tuple(_read_segment(JsonObject(values, "a label")) for values in root.array("labels")),
         parameters=root.mapping("parameters"),
         task=root.choice("task", Task),
@@ -344,6 +340,11 @@ def _read_manifest(root: JsonObject) -> Manifest:
             Normalisation.from_json(root.object("normalisation")) if root.has("normalisation") else Normalisation()
         ),
         localiser=Localiser.from_json(root.object("localiser")) if root.has("localiser") else None,
+        other_inputs=tuple(
+            ModalityInput.from_json(JsonObject(values, "a further input")) for values in root.array("other_inputs")
+        )
+        if root.has("other_inputs")
+        else (),
         thresholds=_read_entries(root.mapping("thresholds"), JsonObject.number),
         postprocessing=Postprocessing(
             post.flag("largest_component"), post.choice("fill_holes", FillHoles), post.number("min_volume_ml")
@@ -353,7 +354,7 @@ def _read_manifest(root: JsonObject) -> Manifest:
         licence=root.text("licence"),
         description=root.text("description"),
     )
-    for part in (window, post, root):
+    for part in (post, root):
         part.finish()
     return manifest
 

@@ -85,10 +85,13 @@ class Localiser:
         Name of another bundle, looked up where this one is.
     margin_mm : float
         What is added around the organ's bounding box.
+    keep_organ : bool
+        The organ as the localiser found it is part of the result, for networks that find masses alone.
     """
 
     model: str
     margin_mm: float = 20.0
+    keep_organ: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.model):
@@ -99,10 +102,15 @@ class Localiser:
     @classmethod
     def from_json(cls, values: JsonObject) -> Localiser:
         """Read `to_json`'s form."""
-        localiser = cls(values.text("model"), values.number("margin_mm"))
+        keep = values.flag("keep_organ") if values.has("keep_organ") else False
+        localiser = cls(values.text("model"), values.number("margin_mm"), keep)
         values.finish()
         return localiser
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON-serialisable form."""
-        return {"model": self.model, "margin_mm": self.margin_mm}
+        return {
+            "model": self.model,
+            "margin_mm": self.margin_mm,
+            **({"keep_organ": True} if self.keep_organ else {}),
+        }

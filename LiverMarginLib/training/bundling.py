@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from LiverMarginLib.errors import InputError
+from LiverMarginLib.jsonable import loads
 from LiverMarginLib.models.architectures import Activation, Architecture, find_architecture, resolve
 from LiverMarginLib.models.bundle import Bundle, save_bundle
-from LiverMarginLib.models.manifest import FillHoles, Manifest, Postprocessing, Task, Window
+from LiverMarginLib.models.intensity_fields import ModalityInput, Window
+from LiverMarginLib.models.manifest import FillHoles, Manifest, Postprocessing, Task
 from LiverMarginLib.models.volumetric_fields import Localiser, Normalisation, SpacingUnit
 from LiverMarginLib.terminology import LIVER, Segment, segment_of
 from LiverMarginLib.training.config import TrainConfig
 from LiverMarginLib.training.profiles import is_volumetric
-from LiverMarginLib.training.volume_config import Preparation
+from LiverMarginLib.training.volume_config import Preparation, VolumeConfig
 from LiverMarginLib.volume import Modality
 
 if TYPE_CHECKING:
@@ -117,6 +121,7 @@ def bundle_from_training(
             "weights_hash": result.weights_sha256,
             "validation": {key: round(value, 5) for key, value in result.scores.items() if value == value},
             **(_measure_denoiser(architecture, parameters, weights) if denoising else {}),
+            **_cases_seen(result.folder),
             **(notes or {}),
         },
         licence=licence,
@@ -145,11 +150,39 @@ def _volumetric(manifest: Manifest, config: TrainConfig, meaning: Mapping[int, S
         spacing_unit=SpacingUnit.VOXEL if in_voxels else SpacingUnit.MM,
         window=Window(*config.window, volume.window_unit),
         normalisation=Normalisation(volume.normalisation, volume.mean, volume.deviation),
-        localiser=None if volume.localiser is None else Localiser(volume.localiser, volume.margin_mm),
+        localiser=_localiser(volume.localiser, volume),
+        other_inputs=tuple(
+            ModalityInput(
+                item.modality,
+                item.intensity,
+                Window(*item.window, item.window_unit),
+                Normalisation(item.normalisation, item.mean, item.deviation),
+                _localiser(item.localiser, volume),
+            )
+            for item in volume.other_modalities
+        ),
         postprocessing=Postprocessing(
             volume.largest_component, FillHoles.VOLUME if volume.largest_component else FillHoles.NONE
         ),
     )
+
+
+def _localiser(model: str | None, volume: VolumeConfig) -> Localiser | None:
+    return None if model is None else Localiser(model, volume.margin_mm, volume.keep_organ)
+
+
+def _cases_seen(folder: Path) -> dict[str, Any]:
+    """Which cases the network has learnt from and was chosen by, and which record says so."""
+    from LiverMarginLib.training.manifest import MANIFEST
+
+    path = folder / MANIFEST
+    if not path.is_file():
+        return {}
+    record = path.read_bytes()
+    data = loads(record)["data"]
+    seen = {f"{part}_cases": data[part]["cases"] for part in ("train", "validation") if data[part]}
+    named = {part: cases for part, cases in seen.items() if cases}
+    return named | ({"run_manifest_sha256": hashlib.sha256(record).hexdigest()} if named else {})
 
 
 def _defaults(architecture: Architecture) -> dict[str, Any]:

@@ -97,6 +97,15 @@ class Fingerprinted(Protocol):
         ...
 
 
+@runtime_checkable
+class NamesCases(Protocol):
+    """A source that can name its cases without saying whose they are, so that no case is learnt and tested on."""
+
+    def cases(self) -> list[str]:
+        """Return the name of each case once, in alphabetical order."""
+        ...
+
+
 class InMemorySource:
     """Slices that already are in memory.
 
@@ -157,6 +166,10 @@ class JoinedSource:
         """Whether item `index` was annotated; reads it where its source cannot tell otherwise."""
         source, index = self._find(index)
         return bool(source.annotated(index) if isinstance(source, KnowsAnnotation) else source.read(index).annotated)
+
+    def cases(self) -> list[str]:
+        """Cases of all sources that name them."""
+        return sorted({case for source in self._sources if isinstance(source, NamesCases) for case in source.cases()})
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over the fingerprints of the sources; those without one count by their length."""

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from LiverMarginLib.errors import InputError
-from LiverMarginLib.models.manifest import WindowUnit
+from LiverMarginLib.models.intensity_fields import WindowUnit
 from LiverMarginLib.models.volumetric_fields import NormalisationKind
 from LiverMarginLib.training.config import TrainConfig
 from LiverMarginLib.training.volume_data import VolumeSample

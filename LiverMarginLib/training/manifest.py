@@ -16,7 +16,7 @@ import torch
 import LiverMarginLib
 from LiverMarginLib.jsonable import dumps
 from LiverMarginLib.training.config import TrainConfig
-from LiverMarginLib.training.data import Fingerprinted, Source
+from LiverMarginLib.training.data import Fingerprinted, NamesCases, Source
 from LiverMarginLib.training.distributed import Group
 from LiverMarginLib.training.files import write_atomically
 from LiverMarginLib.training.initial import weights_file
@@ -33,7 +33,7 @@ def run_manifest(
 ) -> dict[str, Any]:
     """Return versions, device, seed, source commit and fingerprints of the data, as plain JSON types.
 
-    Patients are counted, never named.
+    Patients are counted, never named; cases of volumetric trainings are named by the hash of their voxels.
     """
     return {
         "versions": {
@@ -72,6 +72,7 @@ def _describe(source: Source) -> dict[str, Any]:
         "items": len(source),
         "patients": len({source.patient(index) for index in range(len(source))}),
         "sha256": source.fingerprint() if isinstance(source, Fingerprinted) else None,
+        "cases": source.cases() if isinstance(source, NamesCases) else [],
     }
 
 

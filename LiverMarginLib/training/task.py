@@ -96,6 +96,7 @@ class Task(ABC):
 _TASKS: dict[str, str] = {
     "unet": "LiverMarginLib.training.segmentation:SegmentationTask",
     "unet3d": "LiverMarginLib.training.volume_task:VolumeTask",
+    "medformer": "LiverMarginLib.training.volume_task:MedFormerTask",
     "dncnn-sr": "LiverMarginLib.training.restoration:RestorationTask",
     "detectron2": "LiverMarginLib.training.detectron_task:DetectronTask",
 }

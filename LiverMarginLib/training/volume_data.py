@@ -20,7 +20,7 @@ from LiverMarginLib.training.compat_preparation import liver_cube
 from LiverMarginLib.training.volume_config import Preparation, VolumeConfig
 from LiverMarginLib.volume import Modality
 
-_SCHEMA = 1
+_SCHEMA = 2  # 2: what is annotated, drawn by a model, and which case it is
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,12 @@ class VolumeSample:
         Share of this volume in the loss, such as 0.5 for a pseudo-label.
     annotated : bool
         Whether somebody looked at it.
+    known : tuple of int, optional
+        The label values that were looked for; None if all of them were. Another label may be there unmarked.
+    pseudo : tuple of int
+        Label values that a model has drawn, not a person.
+    case : str
+        What tells this patient's image from all others without saying whose it is (see `case_hash`).
 
     Raises
     ------
@@ -53,6 +59,9 @@ class VolumeSample:
     modality: Modality = Modality.UNKNOWN
     weight: float = 1.0
     annotated: bool = True
+    known: tuple[int, ...] | None = None
+    pseudo: tuple[int, ...] = ()
+    case: str = ""
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3 or self.image.shape != self.labels.shape:
@@ -60,6 +69,19 @@ class VolumeSample:
                 f"A volume has {self.image.shape} voxels and its labels {self.labels.shape}; both need the same three "
                 "axes."
             )
+
+
+def case_hash(image: npt.NDArray[Any] | str) -> str:
+    """Name a case by its voxels (in the axial view), or by what made them: SHA-256, the first 16 digits.
+
+    Copies and renamed files of one image have the same name, and nothing of the patient is in it.
+    """
+    if isinstance(image, str):
+        return hashlib.sha256(image.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr(image.shape).encode())
+    for plane in image:
+        digest.update(np.ascontiguousarray(plane, dtype=np.float32).tobytes())
+    return digest.hexdigest()[:16]
 
 
 class VolumeSource(Protocol):
@@ -165,6 +187,14 @@ class PreparedVolumes:
         """Whether somebody looked at volume `index`; only those are given to sources of volumes."""
         return True
 
+    def cases(self) -> list[str]:
+        """`VolumeSample.case` of all volumes, each once, in alphabetical order."""
+        return sorted({case for n in range(len(self)) if (case := self.read(n).case)})
+
+    def modality(self, index: int) -> Modality:
+        """What made volume `index`."""
+        return self.read(index).modality
+
     def fingerprint(self) -> str:
         """SHA-256 over the voxels of all volumes, as they were prepared."""
         digest = hashlib.sha256()
@@ -205,8 +235,18 @@ class PreparedVolumes:
             raise InputError(
                 "A prepared volume is damaged; delete the cache of the training and start again.", technical(error)
             ) from error
-        spacing = tuple(float(value) for value in values["spacing"])
-        return VolumeSample(image, labels, spacing, Modality(str(values["modality"])), float(values["weight"]))  # type: ignore[arg-type]
+        k, j, i = (float(value) for value in values["spacing"])
+        known, pseudo = (tuple(int(value) for value in values[name]) for name in ("known", "pseudo"))
+        return VolumeSample(
+            image,
+            labels,
+            (k, j, i),
+            Modality(str(values["modality"])),
+            float(values["weight"]),
+            known=known if bool(values["partly"]) else None,
+            pseudo=pseudo,
+            case=str(values["case"]),
+        )
 
     def _make(self, index: int, note: Path) -> None:
         prepared = prepare_volume(self._source.read(index), self._config)
@@ -219,7 +259,8 @@ class PreparedVolumes:
         for array in (prepared.image, prepared.labels):
             digest.update(np.ascontiguousarray(array).tobytes())
         about: dict[str, Any] = {"spacing": prepared.spacing, "modality": prepared.modality.value}
-        about |= {"weight": prepared.weight, "sha256": digest.hexdigest()}
+        about |= {"weight": prepared.weight, "sha256": digest.hexdigest(), "case": prepared.case}
+        about |= {"partly": prepared.known is not None, "known": prepared.known or (), "pseudo": prepared.pseudo}
         with atomic_path(note) as beside, beside.open("wb") as file:
             np.savez(file, **about)
 

@@ -73,6 +73,33 @@ def focal(
     return (value * weight).sum() / weight.sum().clamp(min=torch.finfo(value.dtype).eps)
 
 
+def as_annotated(logits: Tensor, known: Tensor) -> Tensor:
+    """Let classes that were not annotated in a sample count as the first labelled one, the organ they lie in.
+
+    The likelihood of the organ becomes that of the organ or of any such class, and they themselves become impossible
+    (marginal likelihood of partial labels; Shi et al. 2021, doi 10.1016/j.media.2021.101979). So nothing is learnt of
+    them there, and their overlap is counted elsewhere.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (n, classes, ...)
+    known : Tensor of bool, shape (n, classes)
+        Background and organ are always known.
+
+    Returns
+    -------
+    Tensor, shape of `logits`
+    """
+    if bool(known.all()):
+        return logits
+    known = known.view(*known.shape, *[1] * (logits.ndim - 2))
+    impossible = torch.full_like(logits, -1e4)
+    rest = torch.where(known, impossible, logits)
+    organ = torch.cat((logits[:, 1:2], rest[:, 2:]), dim=1).logsumexp(dim=1, keepdim=True)
+    others = torch.where(known, logits, impossible)
+    return torch.cat((others[:, :1], organ, others[:, 2:]), dim=1)
+
+
 def _of_class(class_weights: Tensor, target: Tensor) -> Tensor:
     return (target * class_weights.view(1, -1, *[1] * (target.ndim - 2))).sum(dim=1, keepdim=True)
 

@@ -11,7 +11,7 @@ from LiverMarginLib.datasets.model import Case, Dataset
 from LiverMarginLib.datasets.slice_store import case_fingerprint
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.training.phantom_source import PhantomStore
-from LiverMarginLib.training.volume_data import VolumeSample
+from LiverMarginLib.training.volume_data import VolumeSample, case_hash
 from LiverMarginLib.volume import Modality, axial_view
 
 
@@ -68,8 +68,8 @@ class CaseVolumes:
         if not volume.spacing_known:
             raise InputError(f"The voxel spacing of case {case.id} is not known; give it with --spacing.")
         view = axial_view(volume.geometry)
-        mask = view.to_view(labels.array)
-        return VolumeSample(view.to_view(volume.array), mask.astype(np.uint8), view.geometry.spacing, volume.modality)
+        image, mask = view.to_view(volume.array), view.to_view(labels.array).astype(np.uint8)
+        return VolumeSample(image, mask, view.geometry.spacing, volume.modality, case=case_hash(image))
 
 
 class PhantomVolumes:
@@ -98,4 +98,7 @@ class PhantomVolumes:
     def read(self, index: int) -> VolumeSample:
         """Read a scan."""
         image, labels = self._store.arrays(index)
-        return VolumeSample(image, labels, self._store.options.spacing, Modality.CT)
+        # Whatever it was scanned with, it is the same patient.
+        case = case_hash(self.patient(index))
+        options = self._store.options
+        return VolumeSample(image, labels, options.spacing, Modality(options.modality), case=case)

@@ -14,7 +14,7 @@ from LiverMarginLib.inference.compatibility import intensity_limits, plan_scale
 from LiverMarginLib.inference.labelling import Labelling
 from LiverMarginLib.inference.sliding import SlidingWindow
 from LiverMarginLib.models.architectures import find_architecture, resolve
-from LiverMarginLib.models.manifest import Window
+from LiverMarginLib.models.intensity_fields import Window
 from LiverMarginLib.models.volumetric_fields import Normalisation, NormalisationKind
 from LiverMarginLib.preprocessing import FloatImage, Scale
 from LiverMarginLib.training.config import TrainConfig
@@ -25,7 +25,7 @@ from LiverMarginLib.training.segmentation import known_options
 from LiverMarginLib.training.task import Scores, Sums, Task
 from LiverMarginLib.training.volume_augmentation import VolumeAugmentation
 from LiverMarginLib.training.volume_data import VolumeSample
-from LiverMarginLib.training.volume_losses import VolumeLoss
+from LiverMarginLib.training.volume_losses import VolumeLoss, as_annotated
 
 # Of each label of each volume; enough to be anywhere in it.
 _MOST_CENTRES = 5000
@@ -40,7 +40,10 @@ class VolumeTask(Task):
     inference and counts on the network's grid: Dice and IoU per label, for each patient (all volumes of a patient
     pooled), mean over the patients in whom the label was drawn or found. The mean Dice over the labels is monitored.
 
-    Subclasses for other networks override `build_model`, and `scale_of` where the intensities differ by modality.
+    Images of a further modality are scaled in their own way. Labels that a model has drawn count less, and labels that
+    nobody looked for are neither learnt nor scored (`VolumeSample.known`).
+
+    Subclasses for other networks override `check_patch`.
     """
 
     monitor = training_monitor = "dice"
@@ -50,12 +53,24 @@ class VolumeTask(Task):
         volume = config.volume
         self.classes = len(volume.labels) + 1
         self.names = tuple(_NAMES.get(value, f"label_{value}") for value in volume.labels)
-        self._normalisation = Normalisation(volume.normalisation, volume.mean, volume.deviation)
+        self._intensities = {
+            item.modality: (
+                Window(*item.window, item.window_unit),
+                Normalisation(item.normalisation, item.mean, item.deviation),
+            )
+            for item in volume.other_modalities
+        }
+        self._own_intensities = (
+            Window(*config.window, volume.window_unit),
+            Normalisation(volume.normalisation, volume.mean, volume.deviation),
+        )
         self._loss = VolumeLoss(config.loss, self.classes)
         self._augmentation = VolumeAugmentation(config.augmentation, config.seed)
-        self._limits = (0.0, 1.0) if volume.normalisation is NormalisationKind.UNIT else None
-        # Label value to class number; values that are not learnt are background.
-        self._table = np.zeros(256, np.uint8)
+        kinds = {normalisation.kind for _, normalisation in (self._own_intensities, *self._intensities.values())}
+        self._limits = (0.0, 1.0) if kinds == {NormalisationKind.UNIT} else None
+        # Label value to class number; values that are not learnt are background, or part of the organ.
+        self._table = np.full(256, int(volume.whole_organ), np.uint8)
+        self._table[0] = 0
         self._table[list(volume.labels)] = np.arange(1, self.classes)
         # Of the training's volumes, which are asked for again and again.
         self._scales: dict[int, Scale] = {}
@@ -84,12 +99,15 @@ class VolumeTask(Task):
 
     def scale_of(self, sample: VolumeSample) -> Scale:
         """What becomes of a volume's intensities, as inference will have it."""
-        window = Window(*self.config.window, self.config.volume.window_unit)
+        window, normalisation = self._intensities.get(sample.modality, self._own_intensities)
         low, high = intensity_limits(sample.image, window)
-        return plan_scale(sample.image, self._normalisation, low, high)
+        return plan_scale(sample.image, normalisation, low, high)
 
     def read_training(self, source: Source, index: int, sample: int) -> Item:
-        """Read ``image`` and ``target``, shapes (1, k, j, i), ``weight`` and ``padding``, shapes (1, 1, 1, 1)."""
+        """Read ``image`` and ``target``, shapes (1, k, j, i), what goes with them, and ``padding``, shape (1, 1, 1, 1).
+
+        ``weight`` is the share of each class in the loss, and ``known`` whether it was looked for, shapes (classes,).
+        """
         volume: VolumeSample = source.read(index)
         if index not in self._scales:
             self._scales[index] = self.scale_of(volume)
@@ -101,8 +119,8 @@ class VolumeTask(Task):
         return {
             "image": pad_to(scale.apply(image), start, volume.image.shape, patch, outside)[None],
             "target": self._table[cut(volume.labels, start, patch, fill=0)][None],
-            "weight": np.full((1, 1, 1, 1), volume.weight, np.float32),
             "padding": np.full((1, 1, 1, 1), outside, np.float32),
+            **self._about(volume),
         }
 
     def read_validation(self, source: Source, index: int, group: int) -> Item:
@@ -112,9 +130,22 @@ class VolumeTask(Task):
         return {
             "image": scale.apply(volume.image)[None],
             "target": self._table[volume.labels][None],
-            "weight": np.full((1, 1, 1, 1), volume.weight, np.float32),
             "padding": np.full((1, 1, 1, 1), scale.padding, np.float32),
+            **self._about(volume),
             "group": np.array(group),
+        }
+
+    def _about(self, volume: VolumeSample) -> Item:
+        labels = self.config.volume.labels
+        known = [volume.known is None or value in volume.known for value in labels]
+        if not known[0]:
+            raise InputError(
+                f"A case has no label {labels[0]} ({self.names[0]}) to learn from; leave it out or let a model draw it."
+            )
+        share = [self.config.volume.pseudo_weight if value in volume.pseudo else 1.0 for value in labels]
+        return {
+            "weight": np.array([1.0, *share], np.float32) * np.float32(volume.weight),
+            "known": np.array([True, *known]),
         }
 
     @property
@@ -164,10 +195,12 @@ class VolumeTask(Task):
         """Compute the loss, and the overlap of each label."""
         target = batch.tensors["target"]
         logits = model(batch.tensors["image"])
-        loss = self._loss(logits, target, batch.tensors["weight"])
+        known = batch.tensors["known"]
+        loss = self._loss(as_annotated(logits, known), target, _weight_of(target, batch.tensors["weight"]))
         found = logits.detach().argmax(dim=1, keepdim=True)
-        counts = [((found == n) & (target == n)).sum() for n in range(1, self.classes)]
-        totals = [(found == n).sum() + (target == n).sum() for n in range(1, self.classes)]
+        scored = known.view(*known.shape, *[1] * (target.ndim - 1)).movedim(1, 0)
+        counts = [((found == n) & (target == n) & scored[n]).sum() for n in range(1, self.classes)]
+        totals = [((found == n) & scored[n]).sum() + ((target == n) & scored[n]).sum() for n in range(1, self.classes)]
         return loss, {
             "loss": loss.detach() * len(batch.samples),
             "n": torch.tensor(len(batch.samples), device=logits.device),
@@ -207,14 +240,16 @@ class VolumeTask(Task):
         found = Labelling(range(1, self.classes), True, None)(probability)
         counts = np.zeros((groups, self.classes - 1, 3))
         group = int(batch.tensors["group"])
-        for n in range(1, self.classes):
+        known = batch.tensors["known"].cpu()
+        for n in np.flatnonzero(known[0, 1:].numpy()) + 1:
             right, wanted = (found == n), (target == n)
             counts[group, n - 1] = (right & wanted).sum(), right.sum(), wanted.sum()
         whole = np.concatenate((1 - probability.sum(axis=0, keepdims=True), probability)).clip(1e-7, 1)
+        wanted = torch.from_numpy(target)[None, None]
         loss = self._loss(
-            torch.from_numpy(np.log(whole))[None],
-            torch.from_numpy(target)[None, None],
-            batch.tensors["weight"].cpu(),
+            as_annotated(torch.from_numpy(np.log(whole))[None], known),
+            wanted,
+            _weight_of(wanted, batch.tensors["weight"].cpu()),
         )
         return {"loss": np.array(float(loss)), "n": np.array(1.0), "counts": counts}
 
@@ -232,6 +267,26 @@ class VolumeTask(Task):
             means.append(scores[f"dice_{name}"])
         finite = [value for value in means if value == value]
         return {"dice": float(np.mean(finite)) if finite else float("nan"), **scores}
+
+
+class MedFormerTask(VolumeTask):
+    """The task of MedFormer, whose patches must be halved four times."""
+
+    def check_patch(self, options: dict[str, Any]) -> None:
+        """Raise `InputError` unless the network can take the patch."""
+        if any(side % 16 or side < 32 for side in self.config.volume.patch):
+            raise InputError(
+                f"The patch {self.config.volume.patch} does not suit MedFormer; choose multiples of 16 from 32 on."
+            )
+
+
+def _weight_of(target: Tensor, shares: Tensor) -> Tensor:
+    """Weight of every voxel by its class: target (n, 1, ...) and shares (n, classes) to (n, 1, ...)."""
+    shares = shares.view(*shares.shape, *[1] * (target.ndim - 1))
+    weight = torch.zeros_like(target, dtype=torch.float32)
+    for n in range(shares.shape[1]):
+        weight = weight + shares[:, n] * (target == n)
+    return weight
 
 
 def option_names(network: Any) -> set[str]:

@@ -18,7 +18,8 @@ from scipy.spatial.transform import Rotation
 from LiverMarginLib.errors import BundleError
 from LiverMarginLib.inference.segmenter import load_segmenter
 from LiverMarginLib.models.bundle import Bundle, save_bundle
-from LiverMarginLib.models.manifest import Manifest, Postprocessing, Window, WindowUnit
+from LiverMarginLib.models.intensity_fields import Window, WindowUnit
+from LiverMarginLib.models.manifest import Manifest, Postprocessing
 from LiverMarginLib.models.unet import UNet
 from LiverMarginLib.models.unet3d import UNet3D
 from LiverMarginLib.terminology import LIVER, LIVER_MASS, Segment

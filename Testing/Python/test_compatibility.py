@@ -13,7 +13,7 @@ from LiverMarginLib.errors import BundleError, InputError
 from LiverMarginLib.events import Notice
 from LiverMarginLib.inference.options import SegmentOptions
 from LiverMarginLib.inference.slicewise import segment_volume
-from LiverMarginLib.models.manifest import Window, WindowUnit
+from LiverMarginLib.models.intensity_fields import Window, WindowUnit
 from LiverMarginLib.terminology import LIVER
 from LiverMarginLib.volume import Geometry, IntensityKind, Modality, Volume
 

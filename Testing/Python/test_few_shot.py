@@ -19,7 +19,7 @@ from LiverMarginLib.io.volume_writers import write_volume
 from LiverMarginLib.io.writers import write_labelmap
 from LiverMarginLib.jobs import job_from_dict
 from LiverMarginLib.models.bundle import Bundle
-from LiverMarginLib.models.manifest import WindowUnit
+from LiverMarginLib.models.intensity_fields import WindowUnit
 from LiverMarginLib.models.unet3d import UNet3D
 from LiverMarginLib.models.volumetric_fields import NormalisationKind
 from LiverMarginLib.report.learning_curve import learning_curve_figure

@@ -68,5 +68,5 @@ def test_a_setting_that_cannot_be_used_is_refused_with_one_sentence(values: dict
 def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InputError, match="paper, robust"):
         profile("unet", "best")
-    with pytest.raises(InputError, match="unet, unet3d, dncnn-sr"):
+    with pytest.raises(InputError, match="unet, unet3d, medformer, dncnn-sr"):
         profile("vnet", "paper")
