@@ -101,7 +101,7 @@ class CompareLogic(RunLogic[Comparison]):
                 image=background,
                 surfaces=True,
             )
-            self._client.start(command, job)
+            self._client.start(command, job, disposable=not self._kept)
 
     def forget(self) -> None:
         """Drop what is known of the last comparison, with its folder if that is not the user's."""

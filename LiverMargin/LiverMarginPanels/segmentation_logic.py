@@ -151,6 +151,7 @@ class SegmentationLogic(RunLogic[Finding]):
                     denoise=settings.denoise,
                     live=str(folder / "labels.raw"),
                 ),
+                disposable=True,
             )
 
     def _new_run(self, volume: Any, geometry: Geometry, settings: SegmentSettings, output: Any, live: Path) -> _Run:

@@ -92,6 +92,7 @@ class _Run:
     """What is known of the process that runs now."""
 
     process: Process
+    disposable: bool = False
     state: _State = _State.STARTING
     outcome: Result | Failure | None = None
     pid: int | None = None
@@ -130,8 +131,16 @@ class WorkerClient:
         """Whether there is a process."""
         return self._run is not None
 
-    def start(self, command: Command, job: Job) -> None:
+    def start(self, command: Command, job: Job, *, disposable: bool = False) -> None:
         """Start a process and give it a job.
+
+        Parameters
+        ----------
+        command : Command
+        job : Job
+        disposable : bool
+            Whether all that the job writes is thrown away when it is cancelled. Its process is then killed at once:
+            one that imports torch hears of nothing for seconds.
 
         Raises
         ------
@@ -141,7 +150,7 @@ class WorkerClient:
         if self._run is not None:
             raise RuntimeError("a job runs already")
         process = self._new_process()
-        run = self._run = _Run(process)
+        run = self._run = _Run(process, disposable)
         process.output.connect(lambda data: self._hear(run, data))
         process.errors.connect(lambda data: self._hear_log(run, data))
         process.ended.connect(lambda code, crashed: self._ended(run, code, crashed))
@@ -153,8 +162,13 @@ class WorkerClient:
 
     def cancel(self) -> None:
         """Stop the job; `finished` comes with a failure of the kind ``cancelled`` when the process is gone."""
-        if self._run is not None:
-            self._end(self._run, Failure("cancelled", "Cancelled; nothing was changed."))
+        run = self._run
+        if run is None or run.state is _State.ENDING:
+            return
+        nothing_to_lose = run.disposable or run.state is _State.STARTING
+        self._end(run, Failure("cancelled", "Cancelled; nothing was changed."))
+        if nothing_to_lose and run is self._run:
+            run.process.kill(run.pid)
 
     def stop(self) -> None:
         """Ask the job to end by itself, however long that takes; `finished` brings the result of what it has.

@@ -105,6 +105,32 @@ def test_cancelling_closes_the_input_and_kills_only_who_does_not_go(talk):
     assert not talk.events
 
 
+def test_a_worker_that_has_not_answered_yet_is_killed_as_soon_as_it_is_cancelled(talk):
+    talk.client.cancel()
+    assert talk.process.closed and talk.process.killed == [None]
+    talk.process.ended.emit(9, True)
+    assert [outcome.kind for outcome in talk.outcomes] == ["cancelled"]
+
+
+def test_a_job_whose_results_are_thrown_away_is_killed_as_soon_as_it_is_cancelled_and_only_then():
+    processes = [FakeProcess() for _ in range(2)]
+    clock, outcomes, waiting = Clock(), [], list(processes)
+    client = WorkerClient(lambda: waiting.pop(0), clock.later)
+    client.finished.connect(outcomes.append)
+    client.start(COMMAND, JOB, disposable=True)
+    processes[0].say(READY, Result({}).to_dict())
+    client.cancel()  # too late: it is ending in order
+    assert not processes[0].killed
+    processes[0].ended.emit(0, False)
+    client.start(COMMAND, JOB, disposable=True)
+    processes[1].say(READY)
+    client.cancel()
+    client.cancel()
+    assert processes[1].killed == [4711]
+    processes[1].ended.emit(9, True)
+    assert [getattr(outcome, "kind", "result") for outcome in outcomes] == ["result", "cancelled"]
+
+
 def test_a_process_of_whose_end_nobody_tells_is_given_up(talk):
     talk.process.say(READY)
     talk.client.cancel()
