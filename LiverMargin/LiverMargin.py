@@ -115,6 +115,7 @@ class LiverMarginWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.train_panel,
             self.environment_panel,
         ]
+        connect(self.ui.tabs, "currentChanged(int)", self._open_panel)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self._take_parameter_node()
@@ -157,6 +158,10 @@ class LiverMarginWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _enter_panels(self):
         for panel in self.panels:
             panel.enter()
+        self._open_panel(self.ui.tabs.currentIndex)
+
+    def _open_panel(self, index):
+        self.panels[index].opened()
 
     def _take_parameter_node(self):
         node = self.logic.getParameterNode()
@@ -331,7 +336,7 @@ class LiverMarginTest(ScriptedLoadableModuleTest):
                 normal = [node.GetSliceToRAS().GetElement(axis, 2) for axis in range(3)]
                 offset = sum(part * axis for part, axis in zip(place, normal, strict=True))
                 self.assertAlmostEqual(node.GetSliceOffset(), offset, 3)
-        panel.leave()
+        panel.exit()
         self.assertEqual(manager.layoutLogic().GetLayoutNode().GetViewArrangement(), before)
         panel.results.drop()
         panel.enter()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 from LiverMarginLib.errors import LiverMarginError
@@ -18,6 +19,7 @@ from LiverMarginPanels.organ_choice import Organ, organs_of
 from LiverMarginPanels.panel import RunPanel
 from LiverMarginPanels.prediction_table import PredictionTable
 from LiverMarginPanels.qt_process import connect
+from LiverMarginPanels.scene_results import likely_reference, model_results
 from LiverMarginPanels.worker_client import Command, Later, WorkerClient
 
 _NEEDED = ("skimage", "matplotlib")
@@ -50,6 +52,7 @@ class ComparePanel(RunPanel[CompareLogic]):
         self._other_python = other_python
         self._organs: list[Organ] = []
         self._reference: Any = None
+        self._offered: set[str] = set()
         self._predictions = PredictionTable(self.ui.predictionsTable, self._prediction_organ_chosen)
         self.results = CompareResults(self.ui, later, self._say)
         connect(self.ui.organBox, "currentIndexChanged(int)", self._organ_chosen)
@@ -60,14 +63,26 @@ class ComparePanel(RunPanel[CompareLogic]):
         """The module is shown: the compare layout comes back if it was there."""
         self.results.enter()
 
-    def leave(self) -> None:
-        """The module is left: keys and layout belong to others."""
+    def exit(self) -> None:
+        """The module is hidden: keys and layout belong to others."""
         self.results.leave()
 
     def cleanup(self) -> None:
         """Let go of everything; the panel is not used any more."""
         self.results.cleanup()
         super().cleanup()
+
+    def opened(self) -> None:
+        """Propose the reference, and tick what models have made since the panel was opened last."""
+        if self._node is None or self.logic.running:
+            return
+        results = model_results(slicer.mrmlScene)
+        if self._node.compareReference is None:
+            self._node.compareReference = likely_reference(slicer.mrmlScene)
+        for node in results:
+            if node.GetID() not in self._offered and node is not self._node.compareReference:
+                self.ui.predictionsBox.setCheckState(node, qt.Qt.Checked)
+        self._offered = {node.GetID() for node in results}
 
     def refresh(self) -> None:
         """Enable what can be used now, and say why the rest cannot."""
@@ -77,7 +92,7 @@ class ComparePanel(RunPanel[CompareLogic]):
         super().refresh()
 
     def _node_changed(self) -> None:
-        self._reference = None
+        self._reference, self._offered = None, set()
         if self._node is None:  # the scene is being closed, and what is compared goes with it
             self.results.scene_closes()
             self.logic.abandon()
@@ -88,6 +103,8 @@ class ComparePanel(RunPanel[CompareLogic]):
             if node is not None:  # it has left the scene
                 self.ui.predictionsBox.setCheckState(node, qt.Qt.Checked)
         self.ui.predictionsBox.blockSignals(was_blocked)
+        if self._ticked_nodes():  # a scene that was saved: what is not ticked was not wanted
+            self._offered = {node.GetID() for node in model_results(slicer.mrmlScene)}
         self._list_organs()
         self._list_predictions()
 

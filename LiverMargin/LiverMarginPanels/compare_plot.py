@@ -28,6 +28,9 @@ class ComparePlot:
         self._scene = scene
         self._slices: list[int] = []
         self.table: Any = None
+        self.shown_table: Any = None
+        """The table as text for Slicer's table view, which would show "nan" where a score is not defined."""
+
         self.chart: Any = None
 
     def fill(self, comparison: Comparison, score: Score) -> None:
@@ -67,11 +70,30 @@ class ComparePlot:
         self.table.SetUseColumnTitleAsColumnHeader(True)
         self.table.SetLocked(True)
         self.table.EndModify(was_modifying)
+        self._show_as_text(columns)
         self._draw(list(comparison.models), score)
 
     def slice_of_row(self, row: int) -> int | None:
         """Axial slice of a row of the table, which is a point of a curve as well; None if there is none."""
         return self._slices[row] if 0 <= row < len(self._slices) else None
+
+    def _show_as_text(self, columns: list[Any]) -> None:
+        import vtk
+
+        self.shown_table = self._node("vtkMRMLTableNode", "shown table", _("Comparison by slice, as text"))
+        self.shown_table.SetHideFromEditors(True)
+        self.shown_table.SetSaveWithScene(False)
+        was_modifying = self.shown_table.StartModify()
+        self.shown_table.RemoveAllColumns()
+        for column in columns:
+            texts = vtk.vtkStringArray()
+            texts.SetName(column.GetName())
+            for row in range(column.GetNumberOfValues()):
+                texts.InsertNextValue(_text(column.GetValue(row)))
+            self.shown_table.AddColumn(texts)
+        self.shown_table.SetUseColumnTitleAsColumnHeader(True)
+        self.shown_table.SetLocked(True)
+        self.shown_table.EndModify(was_modifying)
 
     def _draw(self, models: list[str], score: Score) -> None:
         series_type = slicer.vtkMRMLPlotSeriesNode
@@ -105,6 +127,13 @@ class ComparePlot:
         node = self._scene.AddNewNodeByClass(kind, name)
         node.SetAttribute(_ROLE, role)
         return node
+
+
+def _text(value: float) -> str:
+    """A cell: whole numbers as they are, others with all their places, and a dash for what is not defined."""
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.3f}" if math.isfinite(value) else "\N{EN DASH}"
 
 
 def legend_text(number: int, model: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ class CompareResults:
             self.ui.modelsTable,
             (_("Segmentation"), *(score.title for score in PATIENT_SCORES)),
             [
-                (name, *(_cell(scores[score.key]) for score in PATIENT_SCORES))
+                (name, *(_shown(scores[score.key]) for score in PATIENT_SCORES))
                 for name, scores in comparison.models.items()
             ],
         )
@@ -247,4 +248,10 @@ def _open(path: Path) -> None:
 
 
 def _cell(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
+    return None if value is None or not math.isfinite(value) else round(value, 3)
+
+
+def _shown(value: float | None) -> str:
+    """A number in a table that nobody sorts: with its zeros, and a dash where it is not defined."""
+    cell = _cell(value)
+    return "\N{EN DASH}" if cell is None else f"{cell:.3f}"

@@ -100,7 +100,7 @@ class CompareView:
                 comparison.places.aim(camera)
         self.set_score(score)
         plot.SetPlotChartNodeID(self._plot.chart.GetID())
-        table.SetTableNodeID(self._plot.table.GetID())
+        table.SetTableNodeID(self._plot.shown_table.GetID())
         self._table_clicks.begin(self._manager.viewWidget(table))
         self._plot_clicks.begin(self._manager.viewWidget(plot))
         self.zoom()

@@ -59,6 +59,7 @@ class EnvironmentPanel:
         self._models: list[ModelOnDisk] = []
 
         ui = self.ui
+        self._install_tips = [(button, button.toolTip) for button in (ui.installButton, ui.torchButton)]
         ui.pythonEdit.setCurrentPath(slicer.util.settingsValue(SETTING, ""))
         connect(ui.checkButton, "clicked()", self.check)
         connect(ui.installButton, "clicked()", self._install)
@@ -71,7 +72,7 @@ class EnvironmentPanel:
         client.finished.connect(self._checked)
         detectron.said.connect(self._say)
         detectron.finished.connect(self._detectron_installed)
-        ui.messageLabel.visible = False
+        self._say(_("Check tells what the Python that runs the models has, and what it lacks."))
         ui.folderLabel.text = str(user_model_folder())
         self.list_models()
         self._refresh()
@@ -88,6 +89,9 @@ class EnvironmentPanel:
 
     def enter(self) -> None:
         """The module is shown."""
+
+    def opened(self) -> None:
+        """The panel comes to the front."""
 
     def exit(self) -> None:
         """The module is hidden; a check goes on."""
@@ -123,7 +127,8 @@ class EnvironmentPanel:
         ui.detectronButton.text = _("Installing ...") if self._detectron.running else _("Install Detectron2")
         ui.installButton.enabled = ui.torchButton.enabled = not running and not other
         why = _("Packages of another Python are installed with that Python's own pip.") if other else ""
-        ui.installButton.toolTip = ui.torchButton.toolTip = why
+        for button, tip in self._install_tips:
+            button.toolTip = why or tip
 
     def _checked(self, outcome: Result | Failure) -> None:
         self._refresh()
@@ -133,8 +138,8 @@ class EnvironmentPanel:
         lines = diagnosis_lines(outcome.values)
         tables.fill(
             self.ui.packagesTable,
-            (_("What"), _("State"), _("For")),
-            [(line.name, line.state, line.purpose) for line in lines],
+            ("", _("What"), _("State"), _("For")),
+            [("" if line.good else "\N{BALLOT X}", line.name, line.state, line.purpose) for line in lines],
         )
         problems = outcome.values.get("problems", ())
         self._say("\n".join(problems) or _("Everything that segmenting needs is there."))

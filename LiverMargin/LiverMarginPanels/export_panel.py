@@ -16,6 +16,7 @@ from LiverMarginPanels.export_logic import DICOM, REPORT, ExportLogic, ExportSet
 from LiverMarginPanels.image_loading import SOURCE
 from LiverMarginPanels.organ_choice import Organ, organs_of
 from LiverMarginPanels.panel import RunPanel
+from LiverMarginPanels.scene_results import likely_reference, model_results
 from LiverMarginPanels.slicer_dicom_seg import has_plugin
 from LiverMarginPanels.worker_client import Command, WorkerClient
 
@@ -64,6 +65,12 @@ class ExportPanel(RunPanel[ExportLogic]):
             if ui.reportCheck.enabled
             else _("The report compares with a reference; choose one in the Compare panel")
         )
+
+    def opened(self) -> None:
+        """Propose the newest result of a model, or else the only segmentation there is."""
+        if self._node is not None and self._node.exportSegmentation is None:
+            results = model_results(slicer.mrmlScene)
+            self._node.exportSegmentation = results[-1] if results else likely_reference(slicer.mrmlScene)
 
     def _start(self) -> None:
         settings = self.settings()

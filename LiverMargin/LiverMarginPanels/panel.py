@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import qt
@@ -17,6 +18,11 @@ from LiverMarginPanels.run_logic import Step
 from LiverMarginPanels.worker_client import Command
 
 Logic = TypeVar("Logic")
+
+# Widgets of a path, of all panels.
+_PATH_EDITS = ("folderEdit", "keepEdit", "dataEdit")
+# Boxes that Slicer's connector fills with the values of the parameter node, which are no words for a reader.
+_CHOICE_BOXES = ("deviceBox", "modalityBox", "networkBox")
 
 
 class RunPanel(Generic[Logic]):
@@ -50,6 +56,8 @@ class RunPanel(Generic[Logic]):
         ui = self.ui
         connect(ui.applyButton, "clicked()", self.run_or_cancel)
         connect(ui.detailsButton, "clicked()", self._show_details)
+        for edit in (getattr(ui, name) for name in _PATH_EDITS if hasattr(ui, name)):
+            connect(edit, "currentPathChanged(QString)", partial(_empty_path, edit))
         logic.progressed.connect(self._progressed)
         logic.noticed.connect(self._say)
         logic.succeeded.connect(self._succeeded)
@@ -65,6 +73,9 @@ class RunPanel(Generic[Logic]):
         self._node = node
         if node is not None:
             self._connection = node.connectGui(self.ui)
+            for name in _CHOICE_BOXES:
+                if hasattr(self.ui, name):
+                    _title_choices(getattr(self.ui, name))
             self._observer = node.AddObserver("ModifiedEvent", lambda *_: self.refresh())
         self._node_changed()
         if node is not None:
@@ -81,12 +92,12 @@ class RunPanel(Generic[Logic]):
     def exit(self) -> None:
         """The module is hidden; a run goes on."""
 
+    def opened(self) -> None:
+        """The panel comes to the front: propose what can be told from the scene."""
+
     def refresh(self) -> None:
         """Enable what can be used now, and say why the rest cannot."""
         ui, running = self.ui, self.logic.running
-        for edit in (getattr(ui, name, None) for name in ("folderEdit", "keepEdit", "dataEdit")):
-            if edit is not None and edit.currentPath == ".":  # what an empty pathlib.Path is written as
-                edit.setCurrentPath("")
         reason = "" if running else self._why_not()
         ui.settingsBox.enabled = not running
         ui.applyButton.text = _("Cancel") if running else self._title
@@ -186,6 +197,7 @@ class RunPanel(Generic[Logic]):
     def _show_text(self, title: str, text: str, details: str) -> None:
         """A window that does not block; Slicer's own dialogs would."""
         box = qt.QMessageBox(qt.QMessageBox.NoIcon, title, text, qt.QMessageBox.Ok, slicer.util.mainWindow())
+        box.setTextFormat(qt.Qt.PlainText)  # names of models and files are no HTML
         box.setDetailedText(details)
         box.setModal(False)
         self._text_window = box
@@ -197,3 +209,25 @@ def time_left(seconds: float) -> str:
     if seconds < 90:
         return _("About {seconds} s left").format(seconds=max(1, math.ceil(seconds)))
     return _("About {minutes} min left").format(minutes=round(seconds / 60))
+
+
+def _empty_path(edit: Any, path: str) -> None:
+    """Show nothing for an empty pathlib.Path, which Slicer's connector writes as a dot."""
+    if path == ".":
+        edit.setCurrentPath("")
+
+
+def _title_choices(box: Any) -> None:
+    """Say in words what a box offers; the connector goes by the number of a line, not by its text."""
+    titles = {
+        "auto": _("automatic"),
+        "cpu": _("CPU"),
+        "cuda": _("GPU (NVIDIA)"),
+        "mps": _("GPU (Apple)"),
+        "unet": _("U-Net, slice by slice"),
+        "unet3d": _("U-Net in 3-D"),
+        "dncnn-sr": _("DnCNN, removes noise"),
+        "detectron2": _("Mask R-CNN (Detectron2)"),
+    }
+    for n in range(box.count):
+        box.setItemText(n, titles.get(box.itemText(n), box.itemText(n)))

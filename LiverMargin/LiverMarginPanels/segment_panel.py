@@ -88,6 +88,10 @@ class SegmentPanel(RunPanel[SegmentationQueue]):
             node.inputVolume = next((v for v in volumes if not v.IsA("vtkMRMLLabelMapVolumeNode")), None)
         self.list_models()
 
+    def opened(self) -> None:
+        """A volume that was empty when it was chosen may have its voxels now."""
+        self.refresh()
+
     def load(self, path: Path) -> None:
         """Load an image from the disk and make it the input."""
         if self._node is None:
@@ -154,11 +158,11 @@ class SegmentPanel(RunPanel[SegmentationQueue]):
         node = self._node
         if node is None or node.inputVolume is self._volume:
             return
-        self._volume = node.inputVolume
         try:
-            last = axial_view(mrml.geometry_of(self._volume)).geometry.shape[0] - 1
-        except (LiverMarginError, AttributeError):  # said when it is to be segmented; none is chosen
+            last = axial_view(mrml.geometry_of(node.inputVolume)).geometry.shape[0] - 1
+        except (LiverMarginError, AttributeError):  # none is chosen, or it has no voxels yet
             return
+        self._volume = node.inputVolume
         if node.allSlices or node.lastSlice > last:
             node.firstSlice, node.lastSlice = 0, last
 
@@ -246,8 +250,8 @@ class SegmentPanel(RunPanel[SegmentationQueue]):
         if self.ui.show3DButton.checked:
             self._show_3d(True)
         self._look_at(findings[0])
-        if self._node is not None and self._node.exportSegmentation is None:
-            self._node.exportSegmentation = findings[0].node
+        if self._node is not None:
+            self._node.exportSegmentation = findings[-1].node
 
     def _look_at(self, finding: Finding) -> None:
         """Let the axial view show the middle of a result; the slice that came last lies above the liver."""

@@ -164,12 +164,13 @@ class TrainPanel(RunPanel[TrainLogic]):
         if self._node is not None:
             names = list(PROFILES[self._node.trainModel])
             _fill(self.ui.profileBox, names, names.index(self._profile()))
+            self.ui.profileLabel.text = _profile_text(self._profile())
 
     def _list_initial(self) -> None:
         """Offer the models that the chosen network can start from."""
         if self._node is not None:
             folders = ["", *self._initial_folders()]
-            names = [_("nothing"), *(entry.name for entry in self._initial_bundles())]
+            names = [_("random"), *(entry.name for entry in self._initial_bundles())]
             chosen = self._node.trainInitial
             _fill(self.ui.initialBox, names, folders.index(chosen) if chosen in folders else 0)
 
@@ -263,3 +264,21 @@ def _fill(box: Any, names: Sequence[str], chosen: int) -> None:
         box.addItem(name)
     box.setCurrentIndex(chosen)
     box.blockSignals(was_blocked)
+
+
+def _profile_text(profile: str) -> str:
+    """What a training of this profile is; nothing for one that is not known here."""
+    texts = {
+        "paper": _("As published, for comparison"),
+        "robust": _("For data of your own: many variations of each image; a GPU is advised"),
+        "robust-x2": _("As robust, and doubles the resolution"),
+        "small": _("To try it out: minutes to hours on a computer without a GPU"),
+        "small-x2": _("As small, and doubles the resolution"),
+        "small-112": _("As small, with finer masks"),
+        "tiny": _("To see that it works; learns next to nothing"),
+        "mlf_compat": _("As published by liver-ct-segmentation, for comparison"),
+        "spacing_aware": _("For data of your own: works in millimetres, whatever the spacing; needs a GPU"),
+        "few_shot": _("For a handful of patients; needs a GPU"),
+        "few_shot_small": _("For a handful of patients, on a computer without a GPU"),
+    }
+    return texts.get(profile, "")

@@ -151,6 +151,16 @@ class Widget:
         self.items.append(item)
         self.currentIndex = max(0, self.currentIndex)
 
+    @property
+    def count(self) -> int:
+        return len(self.items)
+
+    def itemText(self, index: int) -> str:
+        return self.items[index]
+
+    def setItemText(self, index: int, text: str) -> None:
+        self.items[index] = text
+
     def checkedNodes(self) -> tuple:
         return tuple(self.items)
 
@@ -375,7 +385,7 @@ def install(monkeypatch: pytest.MonkeyPatch, scene=None, settings: dict | None =
     qt = types.ModuleType("qt")
     qt.Qt = types.SimpleNamespace(
         DisplayRole=0, UserRole=256, AscendingOrder=0, Checked=CHECKED, Unchecked=UNCHECKED, AlignCenter=132,
-        DescendingOrder=1,
+        DescendingOrder=1, PlainText=0,
     )  # fmt: skip
     qt.QComboBox, qt.QShortcut, qt.QKeySequence = Widget, Shortcut, str
     qt.QAbstractItemView = types.SimpleNamespace(SelectRows=1, SingleSelection=1)
@@ -396,6 +406,9 @@ def install(monkeypatch: pytest.MonkeyPatch, scene=None, settings: dict | None =
 
         def setDetailedText(self, text):
             self.details = text
+
+        def setTextFormat(self, text_format):
+            assert text_format == qt.Qt.PlainText
 
         def setModal(self, modal):
             assert not modal

@@ -305,7 +305,7 @@ def test_keys_and_buttons_walk_through_the_slices_from_the_worst_on(stage, worke
     assert panel.ui.slicesTable.currentRow() == 0 and offset() == pytest.approx(places.place(7)[2])
     panel.ui.nextButton.click()
     assert panel.ui.slicesTable.currentRow() == 1
-    panel.leave()
+    panel.exit()
     following.press()
     assert panel.ui.slicesTable.currentRow() == 1
     panel.cleanup()
@@ -360,7 +360,7 @@ def test_leaving_the_module_brings_the_users_layout_back_and_entering_it_the_com
     panel, _node = two_readers(stage, worked)
     before, ours = stage.manager.history[0], stage.manager.layout
     assert ours != before
-    panel.leave()
+    panel.exit()
     assert stage.manager.layout == before
     panel.enter()
     assert stage.manager.layout == ours

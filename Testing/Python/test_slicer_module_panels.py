@@ -330,7 +330,7 @@ def test_the_environment_panel_shows_what_the_worker_found(stage):
     stage.process.say(READY, Result(run(DiagnoseJob())).to_dict())
     stage.process.ended.emit(0, False)
     table = panel.ui.packagesTable
-    shown = {table.item(row, 0).data(0): table.item(row, 1).data(0) for row in range(table.rows)}
+    shown = {table.item(row, 1).data(0): table.item(row, 2).data(0) for row in range(table.rows)}
     assert shown["numpy"] == np.__version__ and "works" in shown["cpu"]
     assert panel.ui.checkButton.enabled and panel.ui.messageLabel.visible
 

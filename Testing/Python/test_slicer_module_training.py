@@ -210,7 +210,7 @@ def test_a_training_starts_from_a_model_of_the_same_kind_only(stage, tiny_model,
 
     shutil.copytree(tiny_model.folder, tmp_path / "models" / "tiny")
     panel, node, _models = train_panel(stage)
-    assert panel.ui.initialBox.items == ["nothing", "tiny"]
+    assert panel.ui.initialBox.items == ["random", "tiny"]
     panel.ui.initialBox.emit("currentIndexChanged(int)", 1)
     assert (
         node.trainInitial == str(tmp_path / "models" / "tiny") and panel._settings().job().initial == node.trainInitial
