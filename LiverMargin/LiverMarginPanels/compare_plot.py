@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import slicer
@@ -10,9 +11,9 @@ from slicer.i18n import tr as _
 
 from LiverMarginLib.report.colours import model_styles
 from LiverMarginPanels.compare_result import Comparison, Score
+from LiverMarginPanels.model_titles import model_titles
 
 _ROLE = "LiverMargin.Comparison"
-_LONGEST_NAME = 24
 _DASHES = ("LineStyleSolid", "LineStyleDash", "LineStyleDot", "LineStyleDashDot", "LineStyleDashDotDot")
 
 
@@ -70,14 +71,14 @@ class ComparePlot:
         self.table.SetUseColumnTitleAsColumnHeader(True)
         self.table.SetLocked(True)
         self.table.EndModify(was_modifying)
-        self._show_as_text(columns)
+        self._show_as_text(columns, model_titles(comparison.predictions))
         self._draw(list(comparison.models), score)
 
     def slice_of_row(self, row: int) -> int | None:
         """Axial slice of a row of the table, which is a point of a curve as well; None if there is none."""
         return self._slices[row] if 0 <= row < len(self._slices) else None
 
-    def _show_as_text(self, columns: list[Any]) -> None:
+    def _show_as_text(self, columns: list[Any], titles: Mapping[str, str]) -> None:
         import vtk
 
         self.shown_table = self._node("vtkMRMLTableNode", "shown table", _("Comparison by slice, as text"))
@@ -91,6 +92,7 @@ class ComparePlot:
             for row in range(column.GetNumberOfValues()):
                 texts.InsertNextValue(_text(column.GetValue(row)))
             self.shown_table.AddColumn(texts)
+            self.shown_table.SetColumnTitle(column.GetName(), titles.get(column.GetName(), column.GetName()))
         self.shown_table.SetUseColumnTitleAsColumnHeader(True)
         self.shown_table.SetLocked(True)
         self.shown_table.EndModify(was_modifying)
@@ -98,9 +100,10 @@ class ComparePlot:
     def _draw(self, models: list[str], score: Score) -> None:
         series_type = slicer.vtkMRMLPlotSeriesNode
         self.chart.RemoveAllPlotSeriesNodeIDs()
+        titles = model_titles(models)
         for number, (model, style) in enumerate(model_styles(models).items()):
             series = self._node(series_type.__name__, f"series {number}", model)
-            series.SetName(legend_text(number + 1, model))
+            series.SetName(titles[model])
             series.SetAndObserveTableNodeID(self.table.GetID())
             series.SetPlotType(series_type.PlotTypeScatter)  # a line over the column of x
             series.SetXColumnName("Slice")
@@ -134,13 +137,6 @@ def _text(value: float) -> str:
     if isinstance(value, int):
         return str(value)
     return f"{value:.3f}" if math.isfinite(value) else "\N{EN DASH}"
-
-
-def legend_text(number: int, model: str) -> str:
-    """The number of the model's slice view and as much of its name as a legend has room for."""
-    half = _LONGEST_NAME // 2
-    name = model if len(model) <= _LONGEST_NAME else f"{model[:half].rstrip()} ... {model[-half:].lstrip()}"
-    return f"{number}  {name}"
 
 
 def rgb(colour: str) -> tuple[float, float, float]:

@@ -12,14 +12,14 @@ import slicer
 from slicer.i18n import tr as _
 
 from LiverMarginLib.errors import LiverMarginError
+from LiverMarginLib.report.colours import model_colours
 from LiverMarginPanels import shortcuts, tables
 from LiverMarginPanels.compare_result import PATIENT_SCORES, SCORES, Comparison, Score, SliceScore
 from LiverMarginPanels.compare_view import CompareView
+from LiverMarginPanels.model_titles import model_titles
 from LiverMarginPanels.qt_process import connect
 from LiverMarginPanels.slice_list import Listed, listed_slices
 from LiverMarginPanels.worker_client import Later
-
-_SLICE_COLUMNS = 4
 
 
 class CompareResults:
@@ -41,6 +41,8 @@ class CompareResults:
         self._comparison: Comparison | None = None
         self._image: Any = None
         self._rows: list[SliceScore] = []
+        self._titles: dict[str, str] = {}
+        self._colours: dict[str, str] = {}
         self._entered = False
         self.view = CompareView(slicer.mrmlScene, slicer.app.layoutManager(), later, self.go_to)
         self._keys = shortcuts.Shortcuts({shortcuts.NEXT: self._next, shortcuts.PREVIOUS: self._previous})
@@ -77,16 +79,19 @@ class CompareResults:
             What the outlines are drawn on.
         """
         self._comparison, self._image = comparison, image
+        self._titles = model_titles(comparison.predictions)
+        self._colours = {self._titles[name]: colour for name, colour in model_colours(comparison.predictions).items()}
         tables.fill(
             self.ui.modelsTable,
             (_("Segmentation"), *(score.title for score in PATIENT_SCORES)),
             [
-                (name, *(_shown(scores[score.key]) for score in PATIENT_SCORES))
+                (self._titles[name], *(_shown(scores[score.key]) for score in PATIENT_SCORES))
                 for name, scores in comparison.models.items()
             ],
+            colours=self._colours,
         )
-        _offer(self.ui.modelBox, [_("all segmentations"), *comparison.models])
-        _offer(self.ui.surfaceBox, [_("none"), *comparison.surfaces])
+        _offer(self.ui.modelBox, [_("all segmentations"), *self._titles.values()])
+        _offer(self.ui.surfaceBox, [_("none"), *(self._titles[name] for name in comparison.surfaces)])
         self.ui.surfaceBox.setCurrentIndex(min(1, len(comparison.surfaces)))
         self.ui.filesLabel.text = _where(comparison)
         self.ui.reportButton.enabled = comparison.report.is_file()
@@ -146,19 +151,22 @@ class CompareResults:
         listed = list(self._listed.values())[max(ui.showBox.currentIndex, 0)]
         model = models[ui.modelBox.currentIndex - 1] if ui.modelBox.currentIndex > 0 else None
         score = self._score()
+        scores = (score, *(each for each in SCORES if each is not score))  # the one that counts where it is seen
         self._rows = listed_slices(self._comparison, listed, score, model)
-        titles = (_("Slice"), _("Position (mm)"), _("Segmentation"), _("Found in"))
+        titles = (_("Slice"), _("Segmentation"))
+        more = (_("Found in"), _("Position (mm)"))
         status = {"both": _("both"), "missed": _("reference only"), "extra": _("prediction only")}
         tables.fill(
             ui.slicesTable,
-            (*titles, *(each.title for each in SCORES)),
+            (*titles, *(each.title for each in scores), *more),
             [
-                (row.index, round(row.position_mm, 1), row.model, status.get(row.status, row.status),
-                 *(_cell(row.scores.get(each.key)) for each in SCORES))
+                (row.index, self._titles[row.model], *(_cell(row.scores.get(each.key)) for each in scores),
+                 status.get(row.status, row.status), round(row.position_mm, 1))
                 for row in self._rows
             ],
-            sort_by=_SLICE_COLUMNS + SCORES.index(score),
+            sort_by=len(titles),
             descending=not score.best_is_large,
+            colours=self._colours,
         )  # fmt: skip
         ui.placeLabel.text = _("{count} rows, the worst first").format(count=len(self._rows))
         ui.nextButton.enabled = ui.previousButton.enabled = bool(self._rows)
@@ -169,7 +177,7 @@ class CompareResults:
             chosen = self._rows[number]
             self.go_to(chosen.index)
             self.ui.placeLabel.text = _("{place} of {count}: slice {index} of {model}").format(
-                place=row + 1, count=len(self._rows), index=chosen.index, model=chosen.model
+                place=row + 1, count=len(self._rows), index=chosen.index, model=self._titles[chosen.model]
             )
 
     def _next(self) -> None:

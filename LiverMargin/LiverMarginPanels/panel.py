@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-import qt
 import slicer
 from slicer.i18n import tr as _
 
@@ -15,6 +14,7 @@ from LiverMarginLib.errors import LiverMarginError
 from LiverMarginLib.events import Failure
 from LiverMarginPanels.qt_process import connect
 from LiverMarginPanels.run_logic import Step
+from LiverMarginPanels.text_window import show_text
 from LiverMarginPanels.worker_client import Command
 
 Logic = TypeVar("Logic")
@@ -52,7 +52,6 @@ class RunPanel(Generic[Logic]):
         self._connection: Any = None
         self._observer: Any = None
         self._details: list[str] = []
-        self._text_window: Any = None
         ui = self.ui
         connect(ui.applyButton, "clicked()", self.run_or_cancel)
         connect(ui.detailsButton, "clicked()", self._show_details)
@@ -192,16 +191,7 @@ class RunPanel(Generic[Logic]):
             self.ui.detailsButton.visible = True
 
     def _show_details(self) -> None:
-        self._show_text(self._title, self.ui.messageLabel.text, "\n\n".join(self._details))
-
-    def _show_text(self, title: str, text: str, details: str) -> None:
-        """A window that does not block; Slicer's own dialogs would."""
-        box = qt.QMessageBox(qt.QMessageBox.NoIcon, title, text, qt.QMessageBox.Ok, slicer.util.mainWindow())
-        box.setTextFormat(qt.Qt.PlainText)  # names of models and files are no HTML
-        box.setDetailedText(details)
-        box.setModal(False)
-        self._text_window = box
-        box.show()
+        show_text(self._title, "\n\n".join(self._details))
 
 
 def time_left(seconds: float) -> str:

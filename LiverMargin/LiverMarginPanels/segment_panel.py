@@ -29,6 +29,7 @@ from LiverMarginPanels.qt_process import connect
 from LiverMarginPanels.run_logic import Step
 from LiverMarginPanels.segmentation_logic import Finding, SegmentSettings
 from LiverMarginPanels.segmentation_queue import SegmentationQueue
+from LiverMarginPanels.text_window import show_text
 from LiverMarginPanels.worker_client import Command
 
 _RED_SLICE = "vtkMRMLSliceNodeRed"
@@ -74,6 +75,7 @@ class SegmentPanel(RunPanel[SegmentationQueue]):
         connect(ui.show3DButton, "toggled(bool)", self._show_3d)
         connect(ui.editButton, "clicked()", self._edit)
         connect(ui.environmentButton, "clicked()", show_environment)
+        connect(ui.advancedButton, "contentsCollapsed(bool)", lambda _collapsed: self.refresh())
         logic.slice_shown.connect(self._follow)
         logic.missed.connect(lambda failure: self._say(failure.message, failure.details))
         self.list_models()
@@ -163,7 +165,7 @@ class SegmentPanel(RunPanel[SegmentationQueue]):
         except (LiverMarginError, AttributeError):  # none is chosen, or it has no voxels yet
             return
         self._volume = node.inputVolume
-        if node.allSlices or node.lastSlice > last:
+        if node.allSlices or not 0 < node.lastSlice <= last:
             node.firstSlice, node.lastSlice = 0, last
 
     def _models_ticked(self) -> None:
@@ -218,8 +220,7 @@ class SegmentPanel(RunPanel[SegmentationQueue]):
     def _show_card(self) -> None:
         choice = self._models.selected()
         if choice is not None and choice.manifest is not None:
-            card = model_card(choice.manifest)
-            self._show_text(choice.title, choice.manifest.description, card)
+            show_text(choice.title, model_card(choice.manifest))
 
     def _stage_text(self, step: Step) -> str:
         stages = {
@@ -314,5 +315,6 @@ def _summary(finding: Finding, named: bool) -> str:
     seconds = finding.values.get("seconds", {}).get("segment")
     if seconds is not None:
         device = finding.values.get("device", "")
+        device = _("the CPU") if device == "cpu" else device
         lines.append(_("{seconds} s on {device}").format(seconds=f"{seconds:.1f}", device=device))
     return "\n".join(lines)

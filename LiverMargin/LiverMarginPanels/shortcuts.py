@@ -11,8 +11,8 @@ import slicer
 from LiverMarginPanels.qt_process import connect
 
 # A key that something else in the main window has as well would do nothing at all, without a word.
-NEXT = "Alt+Right"
-PREVIOUS = "Alt+Left"
+NEXT = "Alt+Down"
+PREVIOUS = "Alt+Up"
 
 
 class Shortcuts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import qt
@@ -15,6 +15,7 @@ def fill(
     sort_by: int | None = None,
     *,
     descending: bool = False,
+    colours: Mapping[str, str] | None = None,
 ) -> None:
     """Show rows in a table; numbers sort as numbers.
 
@@ -31,6 +32,8 @@ def fill(
         `rows`.
     descending : bool
         Whether the largest stands on top at first.
+    colours : mapping of str to str, optional
+        ``#rrggbb`` of a square before a text.
     """
     table.setSortingEnabled(False)  # otherwise rows move while they are being filled
     table.setRowCount(0)
@@ -43,6 +46,8 @@ def fill(
                 continue
             item = qt.QTableWidgetItem()
             item.setData(qt.Qt.DisplayRole, value)
+            if isinstance(value, str) and value in (colours or {}):
+                item.setData(qt.Qt.DecorationRole, qt.QColor((colours or {})[value]))
             if column == 0:
                 item.setData(qt.Qt.UserRole, number)
             table.setItem(number, column, item)

@@ -380,43 +380,59 @@ def install(monkeypatch: pytest.MonkeyPatch, scene=None, settings: dict | None =
     import slicer
     import slicer.util
 
-    seen = types.SimpleNamespace(settings=settings if settings is not None else {}, asked=[], boxes=[], urls=[])
+    seen = types.SimpleNamespace(settings=settings if settings is not None else {}, asked=[], windows=[], urls=[])
 
     qt = types.ModuleType("qt")
     qt.Qt = types.SimpleNamespace(
         DisplayRole=0, UserRole=256, AscendingOrder=0, Checked=CHECKED, Unchecked=UNCHECKED, AlignCenter=132,
-        DescendingOrder=1, PlainText=0,
+        DescendingOrder=1, WA_DeleteOnClose=55, DecorationRole=1,
     )  # fmt: skip
-    qt.QComboBox, qt.QShortcut, qt.QKeySequence = Widget, Shortcut, str
+    qt.QComboBox, qt.QShortcut, qt.QKeySequence, qt.QColor = Widget, Shortcut, str, str
     qt.QAbstractItemView = types.SimpleNamespace(SelectRows=1, SingleSelection=1)
     monkeypatch.setattr(Shortcut, "made", [])
-    qt.QFrame, qt.QVBoxLayout, qt.QLabel = Frame, Frame, Frame
+    qt.QFrame, qt.QLabel = Frame, Frame
     qt.QTableWidgetItem = qt.QListWidgetItem = Item
     qt.QSettings = lambda: types.SimpleNamespace(setValue=seen.settings.__setitem__)
     qt.QUrl = types.SimpleNamespace(fromLocalFile=lambda path: path)
     qt.QDesktopServices = types.SimpleNamespace(openUrl=seen.urls.append)
     qt.QFileDialog = types.SimpleNamespace(getExistingDirectory=lambda *_: seen.folder)
 
-    class QMessageBox:
-        NoIcon, Ok = 0, 1024
+    class QDialog(Widget):
+        def __init__(self, parent):
+            super().__init__()
+            seen.windows.append(self)
 
-        def __init__(self, icon, title, text, buttons, parent):
-            self.title, self.text = title, text
-            seen.boxes.append(self)
+        def setAttribute(self, attribute):
+            assert attribute == qt.Qt.WA_DeleteOnClose
 
-        def setDetailedText(self, text):
-            self.details = text
+        def setWindowTitle(self, title):
+            self.title = title
 
-        def setTextFormat(self, text_format):
-            assert text_format == qt.Qt.PlainText
-
-        def setModal(self, modal):
-            assert not modal
+        def resize(self, width, height):
+            pass
 
         def show(self):
             pass
 
-    qt.QMessageBox = QMessageBox
+        @property
+        def shown_text(self):
+            return next(item.name for item in self.items if isinstance(item, QPlainTextEdit))
+
+    class QPlainTextEdit(Widget):
+        def setReadOnly(self, only):
+            assert only
+
+    class QDialogButtonBox(Widget):
+        Close = 0x00200000
+
+        def setStandardButtons(self, buttons):
+            assert buttons == self.Close
+
+        def connect(self, signal, receiver, slot):
+            return True
+
+    qt.QDialog, qt.QPlainTextEdit, qt.QDialogButtonBox = QDialog, QPlainTextEdit, QDialogButtonBox
+    qt.QVBoxLayout = lambda parent: parent
     monkeypatch.setitem(sys.modules, "qt", qt)
     monkeypatch.setitem(sys.modules, "ctk", types.ModuleType("ctk"))
 
@@ -444,7 +460,7 @@ def install(monkeypatch: pytest.MonkeyPatch, scene=None, settings: dict | None =
         monkeypatch.delitem(sys.modules, name)
     for name in (
         "tables", "parameter_node", "drop_area", "model_list", "compare_plot", "compare_results", "compare_view",
-        "prediction_table", "shortcuts", "surface_colouring",
+        "prediction_table", "shortcuts", "surface_colouring", "text_window",
     ):  # fmt: skip
         monkeypatch.delitem(sys.modules, f"LiverMarginPanels.{name}", raising=False)
     monkeypatch.delitem(sys.modules, "LiverMargin", raising=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 from compare_stage import CompareStage, table_rows
 from conftest import REPOSITORY
 from LiverMarginPanels.compare_logic import Compared, CompareLogic
+from LiverMarginPanels.compare_result import SCORES
+from LiverMarginPanels.model_titles import model_titles
 from LiverMarginPanels.organ_choice import Organ, counterpart, needed_counterpart, organ_labels, organs_of
 from LiverMarginPanels.worker_client import Command, WorkerClient
 from slicer_stand_ins import COMMAND, READY, FakeProcess, Parameters, RealProcess, Shortcut
@@ -265,9 +269,9 @@ def test_a_prediction_that_is_an_image_is_said_and_not_compared(stage):
 def test_a_click_on_a_row_moves_all_views_of_the_comparison_to_the_slice_and_no_other(stage, worked):
     panel, _node = two_readers(stage, worked)
     table = panel.ui.slicesTable
-    assert table_rows(table, 0)[:2] == [7, 8] and table_rows(table, 3)[:2] == ["reference only"] * 2
+    assert table_rows(table, 0)[:2] == [7, 8] and table_rows(table, 9)[:2] == ["reference only"] * 2
     assert table.headings[table.sorted_by] == "Boundary IoU" and table.order == 0
-    assert panel.ui.modelsTable.item(0, 0).data(0) == "reader B"
+    assert panel.ui.modelsTable.item(0, 0).data(0) == "1  reader B"
     red = stage.slice_node("Red").GetSliceOffset()
     table.cells[0, 0], table.cells[3, 0] = table.cells[3, 0], table.cells[0, 0]  # the user has sorted
     table.emit("cellClicked(int,int)", 3, 1)
@@ -276,7 +280,28 @@ def test_a_click_on_a_row_moves_all_views_of_the_comparison_to_the_slice_and_no_
         assert stage.slice_node(tag).GetSliceOffset() == pytest.approx(place[2])
     assert stage.slice_node("Red").GetSliceOffset() == red
     table.emit("currentCellChanged(int,int,int,int)", -1, -1, 0, 0)  # the table is being emptied
-    assert panel.ui.placeLabel.text == "4 of 14: slice 7 of reader B"
+    assert panel.ui.placeLabel.text == "4 of 14: slice 7 of 1  reader B"
+
+
+def test_segmentations_are_called_by_the_number_of_their_view_and_by_what_tells_them_apart():
+    assert model_titles(["reader B", "reader C"]) == {"reader B": "1  reader B", "reader C": "2  reader C"}
+    results = ["Abdomen CT portal liver by unet-ct", "Abdomen CT portal liver by mask-rcnn"]
+    assert list(model_titles(results).values()) == ["1  unet-ct", "2  mask-rcnn"]
+    assert list(model_titles([results[0], "Abdomen CT portal"]).values()) == ["1  portal liver by unet-ct", "2  portal"]
+    assert list(model_titles(results[:1]).values()) == ["1  Abdomen CT p ... r by unet-ct"]
+
+
+def test_the_tables_show_a_square_of_each_segmentations_colour_and_no_nan(stage, worked):
+    panel, _node = two_readers(stage, worked)
+    colours = {panel.ui.modelsTable.item(row, 0).data(1) for row in range(panel.ui.modelsTable.rowCount)}
+    assert len(colours) == 2 and all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in colours)
+    comparison, plot = panel.results._comparison, panel.results.view._plot
+    plot.fill(dataclasses.replace(comparison, slices=comparison.slices[1:]), SCORES[0])  # one reader lacks a slice
+    texts = plot.shown_table.GetTable()
+    cells = [texts.GetValue(row, column).ToString() for row in range(texts.GetNumberOfRows()) for column in (2, 3)]
+    assert "nan" not in cells and cells.count("\N{EN DASH}") == 1
+    assert plot.shown_table.GetColumnTitle("reader B") == "1  reader B"
+    panel.cleanup()
 
 
 def test_without_the_compare_layout_a_click_moves_the_users_own_views(stage, worked):
@@ -294,7 +319,7 @@ def test_without_the_compare_layout_a_click_moves_the_users_own_views(stage, wor
 def test_keys_and_buttons_walk_through_the_slices_from_the_worst_on(stage, worked):
     panel, _node = two_readers(stage, worked)
     following, previous = Shortcut.made
-    assert (following.name, previous.name) == ("Alt+Right", "Alt+Left")
+    assert (following.name, previous.name) == ("Alt+Down", "Alt+Up")
     offset = stage.slice_node("LiverMargin1").GetSliceOffset
     following.press()
     following.press()
@@ -317,6 +342,7 @@ def test_the_keys_of_the_module_are_free_in_slicer():
     from LiverMarginPanels import shortcuts
 
     taken = {f"Ctrl+{key}" for key in (*"0123456CFGHOSVWXYZ", "Left", "Right")}
+    taken |= {"Alt+Left", "Alt+Right"}  # the module history, beside Ctrl
     taken |= {f"Ctrl+Shift+{key}" for key in ("A", "T", "Space", "Down", "Left", "Right")}
     ours = [shortcuts.NEXT, shortcuts.PREVIOUS]
     assert len(set(ours)) == len(ours) and not set(ours) & taken
@@ -327,7 +353,7 @@ def test_the_list_can_be_narrowed_and_sorted_by_another_score(stage, worked):
     ui = panel.ui
     assert ui.showBox.items == ["all slices", "the worst of each", "slices with two regions"]
     ui.modelBox.choose_index(1)
-    assert set(table_rows(ui.slicesTable, 2)) == {"reader B"}
+    assert set(table_rows(ui.slicesTable, 1)) == {"1  reader B"}
     ui.showBox.choose_index(2)
     assert ui.slicesTable.rows == 0 and not ui.nextButton.enabled
     ui.showBox.choose_index(0)

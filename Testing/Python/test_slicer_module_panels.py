@@ -114,7 +114,7 @@ def test_a_click_segments_shows_slices_and_ends_with_numbers(stage, tiny_model, 
     segment = {"name": "Liver", "voxels": 9, "volume_ml": 12.345, "slices": 5}
     stage.process.say(Result({"segments": [segment], "seconds": {"segment": 3.21}, "device": "cpu"}).to_dict())
     stage.process.ended.emit(0, False)
-    assert panel.ui.resultLabel.text == "Liver: 12.3 ml in 5 slices\n3.2 s on cpu"
+    assert panel.ui.resultLabel.text == "Liver: 12.3 ml in 5 slices\n3.2 s on the CPU"
     assert panel.ui.resultBox.visible and not panel.ui.progressBar.visible and panel.ui.settingsBox.enabled
     assert "Careful." in panel.ui.messageLabel.text
     result = stage.scene.GetFirstNodeByName("volume liver by tiny")
@@ -163,7 +163,7 @@ def test_cancel_brings_the_panel_back_and_a_failure_says_what_to_do(stage, tiny_
     stage.process.ended.emit(0, False)
     assert panel.ui.messageLabel.visible and panel.ui.messageLabel.text == "The disk is full; free some space."
     panel.ui.detailsButton.click()
-    assert stage.seen.boxes[-1].details == "trace"
+    assert stage.seen.windows[-1].shown_text == "trace"
     assert panel.ui.applyButton.enabled
 
 
@@ -190,7 +190,7 @@ def test_a_model_folder_of_ones_own_is_taken_or_refused_with_the_reason(stage, t
     assert panel.ui.applyButton.enabled and not panel.ui.messageLabel.visible
     assert panel.ui.modelLabel.text == "Random weights, for tests."
     panel.ui.modelCardButton.click()
-    assert "## How it was trained" in stage.seen.boxes[-1].details
+    assert "## How it was trained" in stage.seen.windows[-1].shown_text
 
     again, _node = segment_panel(stage, models=node.models)  # restored with the scene
     assert again.ui.applyButton.enabled

@@ -318,7 +318,7 @@ def test_a_check_that_is_cancelled_or_fails_brings_the_panel_back(stage):
     stage.process.ended.emit(0, False)
     assert panel.ui.messageLabel.text == "2 cases, 1 things to look at.\np0 has no liver."
     panel.ui.detailsButton.click()
-    assert stage.seen.boxes[-1].details == "the whole table"
+    assert stage.seen.windows[-1].shown_text == "the whole table"
 
 
 def test_labels_of_a_data_set_are_values_or_names(stage, tmp_path):
