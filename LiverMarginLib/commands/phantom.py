@@ -11,8 +11,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("folder", help="receives the image, its liver reference and all organs")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same patient (default: 0)")
-    parser.add_argument("--shape", type=int, nargs=3, metavar=("K", "J", "I"), default=(64, 512, 512), help="voxels")
-    parser.add_argument("--spacing", type=float, nargs=3, metavar=("K", "J", "I"), default=(4.0, 0.8, 0.8), help="mm")
+    parser.add_argument(
+        "--contact-sheet",
+        type=int,
+        nargs="?",
+        const=24,
+        default=0,
+        metavar="N",
+        help="only a picture with slices of N phantoms (default: 24), from the seed on",
+    )
+    parser.add_argument("--outlines", action="store_true", help="outline the liver in the picture")
+    parser.add_argument(
+        "--shape",
+        type=int,
+        nargs=3,
+        metavar=("K", "J", "I"),
+        help="voxels (default: 64 512 512; in a contact sheet 44 256 256, as networks are trained on)",
+    )
+    parser.add_argument(
+        "--spacing", type=float, nargs=3, metavar=("K", "J", "I"), help="mm (default: 4 0.8 0.8; 5 1.55 1.55)"
+    )
     parser.add_argument("--modality", choices=("CT", "MR"), default="CT", help="default: CT")
     parser.add_argument(
         "--phase", choices=("native", "arterial", "portal", "delayed"), help="default: drawn by the seed"
@@ -38,13 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Make the phantom and say where it is."""
     from LiverMarginLib.jobs.phantom import PhantomJob
+    from LiverMarginLib.jobs.train import PhantomCohort
 
+    usual = PhantomCohort if options.contact_sheet else PhantomJob
     result = terminal.run(
         PhantomJob(
             folder=options.folder,
             seed=options.seed,
-            shape=tuple(options.shape),
-            spacing=tuple(options.spacing),
+            shape=usual.shape if options.shape is None else tuple(options.shape),
+            spacing=usual.spacing if options.spacing is None else tuple(options.spacing),
             modality=options.modality,
             phase=options.phase,
             sequence=options.sequence,
@@ -54,7 +74,10 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             lesions_at_border=options.lesions_at_border,
             noise=options.noise,
             format=options.format,
+            contact_sheet=options.contact_sheet,
+            outlines=options.outlines,
         )
     )
-    terminal.result(result, [f"{name}: {result[name]}" for name in ("volume", "liver", "organs")])
+    shown = [name for name in ("sheet", "volume", "liver", "organs") if name in result]
+    terminal.result(result, [f"{name}: {result[name]}" for name in shown])
     return 0

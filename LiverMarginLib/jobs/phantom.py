@@ -1,14 +1,21 @@
-"""Make a synthetic abdomen with exact labels, as files."""
+"""Make a synthetic abdomen with exact labels, as files, or a picture of many."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import CancelToken, OnEvent, Progress
 from LiverMarginLib.jobs.base import Job, modality_named
 from LiverMarginLib.volume import Modality
+
+if TYPE_CHECKING:
+    from LiverMarginLib.phantom import PhantomOptions
+
+SHEET_FILE = "contact_sheet.png"
+_MOST_ON_A_SHEET = 200
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,11 @@ class PhantomJob(Job):
         Standard deviation of the noise, in HU for a CT and as a share of the liver's signal for an MR; None draws it.
     format : str
         "dicom", "nii.gz", "nrrd" or "mha"; labels of a DICOM phantom are seg.nrrd.
+    contact_sheet : int
+        Number of phantoms, from `seed` on, whose slices are laid out in one picture, `contact_sheet.png`; nothing else
+        is written then. 0 for none.
+    outlines : bool
+        Whether the liver and its lesions are outlined in the picture.
     """
 
     kind: ClassVar[str] = "phantom"
@@ -61,17 +73,22 @@ class PhantomJob(Job):
     lesions_at_border: float = 0.0
     noise: float | None = None
     format: str = "dicom"
+    contact_sheet: int = 0
+    outlines: bool = False
 
     def execute(self, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
         """Draw and write; see `LiverMarginLib.jobs.run`."""
-        from LiverMarginLib.io.volume_writers import write_volume
-        from LiverMarginLib.io.writers import write_labelmap
-        from LiverMarginLib.phantom import PhantomOptions, liver_target, make_phantom
+        if not 0 <= self.contact_sheet <= _MOST_ON_A_SHEET:
+            raise InputError(f"A contact sheet shows 1 to {_MOST_ON_A_SHEET} phantoms, not {self.contact_sheet}.")
+        options = self._options()
+        return self._sheet(options, on_event, cancel) if self.contact_sheet else self._files(options, on_event, cancel)
 
-        on_event(Progress(0, 3, "phantom", "anatomy"))
+    def _options(self) -> PhantomOptions:
+        from LiverMarginLib.phantom import PhantomOptions
+
         modality = modality_named(self.modality)
         assert modality is not None
-        options = PhantomOptions(
+        return PhantomOptions(
             shape=self.shape,
             spacing=self.spacing,
             modality=modality,
@@ -84,12 +101,36 @@ class PhantomJob(Job):
             noise_hu=self.noise if modality is Modality.CT else None,
             noise_share=self.noise if modality is Modality.MR else None,
         )
+
+    def _sheet(self, options: PhantomOptions, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
+        from LiverMarginLib.io.atomic import atomic_path
+        from LiverMarginLib.io.png import encode_png
+        from LiverMarginLib.phantom import make_phantom, preview_row, stack_rows
+
+        seeds = range(self.seed, self.seed + self.contact_sheet)
+        rows = []
+        for done, seed in enumerate(seeds):
+            cancel.check()
+            on_event(Progress(done, len(seeds), "phantom", f"seed {seed}"))
+            rows.append(preview_row(make_phantom(seed, options), outlines=self.outlines))
+        picture = Path(self.folder) / SHEET_FILE
+        with atomic_path(picture) as beside:
+            beside.write_bytes(encode_png(stack_rows(rows)))
+        on_event(Progress(len(seeds), len(seeds), "phantom"))
+        return {"sheet": str(picture), "seeds": list(seeds)}
+
+    def _files(self, options: PhantomOptions, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
+        from LiverMarginLib.io.volume_writers import write_volume
+        from LiverMarginLib.io.writers import write_labelmap
+        from LiverMarginLib.phantom import liver_target, make_phantom
+
+        on_event(Progress(0, 3, "phantom", "anatomy"))
         phantom = make_phantom(self.seed, options)
         cancel.check()
-        on_event(Progress(1, 3, "phantom", f"writing the {modality}"))
+        name = options.modality.lower()
+        on_event(Progress(1, 3, "phantom", f"writing the {name.upper()}"))
         folder = Path(self.folder)
         is_dicom = self.format == "dicom"
-        name = modality.lower()
         image = folder / (name if is_dicom else f"{name}.{self.format}")
         write_volume(phantom.volume, image)
         on_event(Progress(2, 3, "phantom", "writing the labels"))

@@ -6,7 +6,7 @@ from LiverMarginLib.phantom.anatomy import Anatomy, make_anatomy
 from LiverMarginLib.phantom.generate import Phantom, make_phantom, render
 from LiverMarginLib.phantom.options import Arms, LesionKind, MrSequence, PhantomOptions, Phase, Region
 from LiverMarginLib.phantom.organs import ORGANS, Organ, liver_target
-from LiverMarginLib.phantom.sheet import contact_sheet
+from LiverMarginLib.phantom.sheet import contact_sheet, preview_row, stack_rows
 
 __all__ = [
     "ORGANS",
@@ -23,5 +23,7 @@ __all__ = [
     "liver_target",
     "make_anatomy",
     "make_phantom",
+    "preview_row",
     "render",
+    "stack_rows",
 ]

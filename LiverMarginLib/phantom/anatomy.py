@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from LiverMarginLib.phantom.canvas import Canvas, Material, Palette, Placement
 from LiverMarginLib.phantom.circulation import GreatVessels, Heart, draw_mesentery
 from LiverMarginLib.phantom.fields import rotation
-from LiverMarginLib.phantom.gut import draw_colon, draw_small_bowel, draw_stomach
+from LiverMarginLib.phantom.gut import draw_colon, draw_more_bowel, draw_small_bowel, draw_stomach
 from LiverMarginLib.phantom.lesions import draw_lesions
 from LiverMarginLib.phantom.liver import Liver, LiverShape
 from LiverMarginLib.phantom.options import Arms, PhantomOptions, Region, check_seed
@@ -37,6 +37,10 @@ class Part(Protocol):
 
     def paint(self, canvas: Canvas) -> None:
         """Paint on the canvas, in front of or behind what is there already."""
+
+
+Graft = Callable[[list[Part], list[Part], Canvas], tuple[list[Part], list[Part]]]
+"""Exchanges parts of a patient: gets those painted first, those painted after the lesions, and a first coarse look."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +76,7 @@ class Anatomy:
         return LabelMap(table[self.first], self.geometry, ORGANS, {"phantom": dict(self.description)})
 
 
-def make_anatomy(seed: int, options: PhantomOptions) -> Anatomy:
+def make_anatomy(seed: int, options: PhantomOptions, graft: Graft | None = None) -> Anatomy:
     """Draw and paint one patient.
 
     Parameters
@@ -80,6 +84,8 @@ def make_anatomy(seed: int, options: PhantomOptions) -> Anatomy:
     seed : int
         Same seed and options, same anatomy.
     options : PhantomOptions
+    graft : callable, optional
+        Exchanges organs of the patient for others before he is painted.
 
     Returns
     -------
@@ -111,14 +117,17 @@ def make_anatomy(seed: int, options: PhantomOptions) -> Anatomy:
         Pancreas.draw(rng),
     ]
     rest += [*draw_colon(rng, front), *draw_small_bowel(rng, front), _Mesentery(draw_mesentery(rng))]
+    # From random numbers of its own, so that all else about the patients stays as it was before.
+    rest += draw_more_bowel(rng.spawn(1)[0], front)
     ascites = _Ascites(float(rng.uniform(6, 30)))
     if findings["ascites"]:
         rest.append(ascites)
 
     placement, noise = _place(rng, options, findings["situs_inversus"])
-    probe, palette = _probe(options, placement, noise), Palette()
-    for part in parts:
-        part.paint(probe)
+    probe, palette = _probe(options, placement, noise, parts), Palette()
+    if graft is not None:
+        parts, rest = graft(parts, rest, probe)
+        probe = _probe(options, placement, noise, parts)
     extent = _extent(probe)
     arms = ArmsDown.draw(rng, extent["half_width"])
     table = Table.draw(rng, extent["back"], extent["middle"])
@@ -248,13 +257,16 @@ def _place(
     return Placement(matrix, origin, warp, np.array([3.5, 3.5, 4.0])), noise  # type: ignore[arg-type]
 
 
-def _probe(options: PhantomOptions, placement: Placement, noise: dict[int, SplineField]) -> Canvas:
-    """A coarse canvas over the same field of view."""
+def _probe(options: PhantomOptions, placement: Placement, noise: dict[int, SplineField], parts: list[Part]) -> Canvas:
+    """A coarse picture of these parts over the same field of view."""
     axes = tuple(
         np.linspace(a[0], a[-1], max(2, int((a[-1] - a[0]) / _PROBE) + 1)) if len(a) > 1 else a
         for a in _axes(options.shape, options.spacing)
     )
-    return Canvas(axes, placement, noise, Palette(), detail=False)  # type: ignore[arg-type]
+    canvas = Canvas(axes, placement, noise, Palette(), detail=False)  # type: ignore[arg-type]
+    for part in parts:
+        part.paint(canvas)
+    return canvas
 
 
 def _places_in_liver(probe: Canvas, depth: float, deepest: float = -np.inf) -> npt.NDArray[np.float64]:

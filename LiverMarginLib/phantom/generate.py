@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from LiverMarginLib.phantom.acquisition import Acquisition, texture
-from LiverMarginLib.phantom.anatomy import Anatomy, make_anatomy
+from LiverMarginLib.phantom.anatomy import Anatomy, Graft, make_anatomy
 from LiverMarginLib.phantom.appearance import Appearance
 from LiverMarginLib.phantom.fields import FloatArray
 from LiverMarginLib.phantom.mr_acquisition import MrAcquisition
@@ -37,7 +37,7 @@ class Phantom:
     description: Mapping[str, Any]
 
 
-def make_phantom(seed: int, options: PhantomOptions | None = None) -> Phantom:
+def make_phantom(seed: int, options: PhantomOptions | None = None, graft: Graft | None = None) -> Phantom:
     """Make a synthetic scan of the abdomen.
 
     Parameters
@@ -45,13 +45,15 @@ def make_phantom(seed: int, options: PhantomOptions | None = None) -> Phantom:
     seed : int
         Non-negative; the same seed and options give the same voxels.
     options : PhantomOptions, optional
+    graft : callable, optional
+        Exchanges organs of the patient; see `LiverMarginLib.phantom.anatomy.Graft`.
 
     Returns
     -------
     Phantom
     """
     options = options or PhantomOptions()
-    anatomy = make_anatomy(seed, options)
+    anatomy = make_anatomy(seed, options, graft)
     volume, scan = render(anatomy, seed, options)
     return Phantom(volume, anatomy.labels(), {**anatomy.description, **scan})
 

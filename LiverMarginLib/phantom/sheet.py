@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from LiverMarginLib.phantom.generate import Phantom
 from LiverMarginLib.phantom.organs import ORGANS, Organ
 from LiverMarginLib.volume import IntensityKind, LabelMap, Volume
 
@@ -61,6 +62,47 @@ def contact_sheet(
     tiles += [blank] * (-len(tiles) % columns)
     rows = [np.hstack(tiles[n : n + columns]) for n in range(0, len(tiles), columns)]
     return np.vstack(rows)
+
+
+def preview_row(phantom: Phantom, *, count: int = 6, outlines: bool = False) -> npt.NDArray[np.uint8]:
+    """Lay out slices of one phantom side by side, with what was drawn of it written over them.
+
+    Parameters
+    ----------
+    phantom : Phantom
+    count : int
+        Number of slices, from the uppermost to the lowest; those at the very ends are left out.
+    outlines : bool
+        Whether the liver and its masses are outlined.
+
+    Returns
+    -------
+    ndarray of uint8, shape (height, count * width, 3)
+        RGB.
+    """
+    from PIL import Image, ImageDraw
+
+    depth = phantom.volume.array.shape[0]
+    slices = np.linspace(depth - 1, 0, count + 2).round().astype(int)[1:-1].tolist()
+    labels = phantom.labels if outlines else None
+    picture = Image.fromarray(contact_sheet(phantom.volume, labels, slices=slices, columns=count))
+    ImageDraw.Draw(picture).text((3, 1), _caption(phantom), fill=(255, 220, 120))
+    return np.asarray(picture)
+
+
+def stack_rows(rows: Sequence[npt.NDArray[np.uint8]], columns: int = 2) -> npt.NDArray[np.uint8]:
+    """Put rows of the same size below each other, `columns` of them side by side."""
+    rows = [*rows, *[np.zeros_like(rows[0])] * (-len(rows) % columns)]
+    return np.vstack([np.hstack(rows[n : n + columns]) for n in range(0, len(rows), columns)])
+
+
+def _caption(phantom: Phantom) -> str:
+    """Seed, scan and findings in a few words."""
+    drawn = phantom.description
+    words = [f"seed {drawn['seed']}", drawn.get("sequence", ""), drawn["phase"]]
+    words += ["random contrast"] if drawn["random_contrast"] else []
+    words += [name.replace("_", " ") for name, found in drawn["findings"].items() if found and name != "table"]
+    return ", ".join(word for word in words if word)
 
 
 def _draw_contours(tile: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer], all_organs: bool) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 from LiverMarginLib.errors import InputError
+from LiverMarginLib.jobs.base import run
+from LiverMarginLib.jobs.phantom import PhantomJob
 from LiverMarginLib.phantom import (
     ORGANS,
     Anatomy,
@@ -330,6 +334,26 @@ def test_a_contact_sheet_shows_slices_from_the_top_with_contours() -> None:
     changed = (marked != plain).any(axis=2)
     assert changed.any() and (marked[changed] == ORGANS[0].colour).all(axis=1).any()
     assert contact_sheet(phantom.volume, count=5, columns=4).shape == (160, 320, 3)
+
+
+def test_many_phantoms_are_looked_at_in_one_picture(tmp_path: Path) -> None:
+    job = PhantomJob(
+        str(tmp_path / "out"), seed=4, shape=(8, 40, 48), spacing=(24.0, 10.0, 10.0), contact_sheet=3, outlines=True
+    )
+    result = run(job)
+    assert result["seeds"] == [4, 5, 6]
+    sheet = np.asarray(Image.open(result["sheet"]))
+    assert sheet.shape == (2 * 40, 2 * 6 * 48, 3)
+    rows = [sheet[:40, :288], sheet[:40, 288:], sheet[40:, :288], sheet[40:, 288:]]
+    liver = [int((row == ORGANS[0].colour).all(axis=2).sum()) for row in rows]
+    assert min(liver[:3]) > 20 and liver[3] == 0 and not rows[3].any()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["contact_sheet.png"]
+
+
+@pytest.mark.parametrize("count", [-1, 201])
+def test_a_contact_sheet_of_too_many_phantoms_is_refused(tmp_path: Path, count: int) -> None:
+    with pytest.raises(InputError, match="1 to 200"):
+        run(PhantomJob(str(tmp_path), contact_sheet=count))
 
 
 def test_importing_the_phantom_needs_no_torch() -> None:

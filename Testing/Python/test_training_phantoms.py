@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import LiverMarginLib.phantom as phantom_package
 from LiverMarginLib.errors import Cancelled, InputError
 from LiverMarginLib.events import CancelToken, Progress, ignore
 from LiverMarginLib.jobs.train import PhantomCohort
@@ -59,6 +60,20 @@ def test_phantoms_are_made_once(made: PhantomSource) -> None:
     assert {path: path.stat().st_mtime_ns for path in made.store._folder.glob("*.npy")} == before
     assert again.fingerprint() == made.fingerprint()
     assert PhantomSource(range(3, 6), TINY, made.store._folder, scans=2).fingerprint() != made.fingerprint()
+
+
+def test_a_changed_generator_makes_other_phantoms_and_a_changed_sheet_does_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package = Path(phantom_package.__path__[0])
+    for path in package.glob("*.py"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(phantom_package, "__path__", [str(tmp_path)])
+    before = PhantomSource([1], TINY, tmp_path).fingerprint()
+    for name, changes in (("sheet.py", False), ("gut.py", True)):
+        with (tmp_path / name).open("a") as file:
+            file.write("# changed\n")
+        assert (PhantomSource([1], TINY, tmp_path).fingerprint() != before) is changes
 
 
 def test_more_than_the_budget_is_refused_before_the_work(tmp_path: Path) -> None:
