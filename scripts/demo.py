@@ -1,7 +1,8 @@
-"""From a CT to a compared and exported liver segmentation: `python3 scripts/demo.py`.
+"""From a CT to compared and exported liver segmentations: `python3 scripts/demo.py`.
 
-Makes its own environment, then segments a CT, compares the result with a reference, exports it and says where
-everything is. Without options the CT is a synthetic abdomen with exact labels; `--input` takes one's own.
+Makes its own environment, then segments a CT by two models, compares both with a reference, side by side, exports the
+results and says where everything is. Without options the CT is a synthetic abdomen with exact labels; `--input` takes
+one's own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import _environment
 
+MODELS = ("unet-ct", "maskrcnn-ct")
 REAL_CASE = "ct_portal_slab"
 FORMATS = ("seg.nrrd", "nii.gz", "nrrd", "dcm", "stl")
 
@@ -24,9 +26,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--series", help="which DICOM series, when the folder holds several")
     parser.add_argument("--reference", type=Path, help="a segmentation of the same patient to compare with")
     parser.add_argument("--label", help="value or name of the liver in the reference (needed if it has several labels)")
-    parser.add_argument("--model", default="unet-ct", help="bundle to segment with (default: unet-ct)")
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        default=list(MODELS),
+        help=f"bundles to segment with, side by side (default: {' '.join(MODELS)})",
+    )
     parser.add_argument("--output", type=Path, default=Path("livermargin-demo"), help="folder for the results")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if len({Path(model).name for model in options.model}) < len(options.model):
+        parser.error("two of the models have the same name; give each once")
+    return options
 
 
 def real_case() -> dict[str, object] | None:
@@ -58,44 +68,51 @@ def cases(options: argparse.Namespace, terminal: object) -> list[dict[str, objec
     return [*found, real] if real else found
 
 
-def run_case(case: dict[str, object], options: argparse.Namespace, terminal: object) -> dict[str, object]:
-    """Segment, export and compare one case."""
+def run_case(case: dict[str, object], options: argparse.Namespace, terminal: object) -> list[dict[str, object]]:
+    """Segment and export one case by every model, and compare the models; one row a model."""
     from LiverMarginLib.jobs.compare import CompareJob
     from LiverMarginLib.jobs.segment import SegmentJob
 
     folder = options.output / str(case["name"])
     source = Path(str(case["input"]))
     formats = [name for name in FORMATS if name != "dcm" or source.is_dir()]
-    terminal.note(f"\n{case['name']}: segmenting with {options.model}")
-    started = time.perf_counter()
-    segmented = terminal.run(
-        SegmentJob(
-            input=str(source),
-            series=case.get("series"),
-            model=options.model,
-            outputs=tuple(str(folder / f"liver.{name}") for name in formats),
+    rows = []
+    for model in options.model:
+        # A model may be given by its folder; the results are called after the bundle.
+        name = Path(model).name
+        terminal.note(f"\n{case['name']}: segmenting with {name}")
+        started = time.perf_counter()
+        segmented = terminal.run(
+            SegmentJob(
+                input=str(source),
+                series=case.get("series"),
+                model=model,
+                outputs=tuple(str(folder / name / f"liver.{suffix}") for suffix in formats),
+            )
         )
-    )
-    seconds = time.perf_counter() - started
-    row = {
-        "case": case["name"],
-        "volume_ml": segmented["segments"][0]["volume_ml"],
-        "seconds": seconds,
-        "folder": str(folder),
-    }
+        rows.append(
+            {
+                "case": case["name"],
+                "model": name,
+                "volume_ml": segmented["segments"][0]["volume_ml"],
+                "seconds": time.perf_counter() - started,
+                "folder": str(folder),
+            }
+        )
     if case["reference"]:
         compared = terminal.run(
             CompareJob(
                 reference=str(case["reference"]),
-                predictions={options.model: str(folder / "liver.seg.nrrd")},
+                predictions={str(row["model"]): str(folder / str(row["model"]) / "liver.seg.nrrd") for row in rows},
                 label=case["label"],
                 image=str(source),
                 series=case.get("series"),
                 folder=str(folder / "comparison"),
             )
         )
-        row |= compared["patients"][0]["models"][options.model]
-    return row
+        for row in rows:
+            row.update(compared["patients"][0]["models"][row["model"]])
+    return rows
 
 
 def main() -> int:
@@ -108,7 +125,7 @@ def main() -> int:
     options.output = options.output.resolve()
     terminal = Terminal()
     try:
-        rows = [run_case(case, options, terminal) for case in cases(options, terminal)]
+        rows = [row for case in cases(options, terminal) for row in run_case(case, options, terminal)]
     except LiverMarginError as error:
         terminal.close()
         print(f"demo: {error.message}", file=sys.stderr)
@@ -116,16 +133,16 @@ def main() -> int:
     shown = {"volume_ml": "segmented (ml)", **SHOWN, "seconds": "time (s)"}
     shown.pop("prediction_ml")
     terminal.table(
-        f"{options.model} against the reference",
-        ("", *(row["case"] for row in rows)),
+        "Against the reference",
+        ("", *(f"{row['case']}, {row['model']}" for row in rows)),
         [
             (title, *(row.get(key) for row in rows))
             for key, title in shown.items()
             if any(row.get(key) is not None for row in rows)
         ],
     )
-    for row in rows:
-        terminal.note(f"{row['case']}: {row['folder']}")
+    for case, folder in {str(row["case"]): row["folder"] for row in rows}.items():
+        terminal.note(f"{case}: {folder}")
     if any(row["case"] == REAL_CASE for row in rows):
         terminal.note(f"The reference of {REAL_CASE} is the output of another model (TotalSegmentator), not a drawing.")
     return 0

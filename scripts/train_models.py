@@ -1,0 +1,66 @@
+"""Train the models that LiverMargin ships, as they were trained: `python scripts/train_models.py unet-ct -o FOLDER`.
+
+Every model is a chain of `livermargin train` commands; a later one starts from the weights of the one before. What is
+printed before each can be copied and run by hand. No scan of a patient is needed: the networks see procedural phantoms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+# `--set` in one word a setting; the seeds make no promise on another machine or another version of torch.
+_UNET_256 = ("size=256", "batch=8", "early_stopping=null")
+RECIPES: dict[str, tuple[dict[str, object], ...]] = {
+    "unet-ct": (
+        {
+            "train": "unet --profile robust --phantoms 60 --validation-phantoms 4 --seed 1 --epochs 20",
+            "set": (*_UNET_256, "steps_per_epoch=50", "validate_every=5", "schedule.warmup_steps=100",
+                    "optimiser.ema_decay=0.995"),
+        },
+        {
+            "train": "unet --profile robust --phantoms 80 --phantoms-without-liver 12 --seed 3 --epochs 7",
+            "set": (*_UNET_256, "precision=bfloat16", "steps_per_epoch=100", "validate_every=7",
+                    "schedule.warmup_steps=30", "optimiser.learning_rate=0.0012", "optimiser.ema_decay=0.99"),
+        },
+    ),
+    "maskrcnn-ct": (
+        {"train": "detectron2 --profile small --phantoms 60 --seed 2 --epochs 14", "set": ()},
+        {"train": "detectron2 --profile small-112 --phantoms 60 --seed 2 --epochs 4", "set": ()},
+        {
+            "train": "detectron2 --profile small-112 --phantoms 80 --phantoms-without-liver 12 --seed 5 --epochs 5",
+            "set": ("optimiser.learning_rate=0.0003",),
+        },
+    ),
+}  # fmt: skip
+
+
+def main() -> int:
+    """Run the chain of one model."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", choices=RECIPES)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the bundles, one for each stage")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
+    options = parser.parse_args()
+    before: Path | None = None
+    for number, stage in enumerate(RECIPES[options.model], start=1):
+        folder = options.output / (options.model if number == len(RECIPES[options.model]) else f"stage-{number}")
+        command = [*shlex.split(str(stage["train"])), "--device", options.device, "--name", options.model]
+        command += [word for setting in stage["set"] for word in ("--set", setting)]
+        command += ["--cache", str(options.output / "phantoms"), "--out", str(folder)]
+        command += ["--init", str(before)] if before else []
+        print("livermargin train", shlex.join(command), flush=True)
+        if not options.dry_run:
+            code = subprocess.call([sys.executable, "-m", "LiverMarginLib", "train", *command])
+            if code:
+                return code
+        before = folder
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
