@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         name = _parser().parse_known_args(words[:1])[0].command
-        command = importlib.import_module(f"LiverMarginLib.commands.{name}")
+        command = importlib.import_module(f"LiverMarginLib.commands.{name.replace('-', '_')}")
         parser = _command_parser(name)
         command.add_arguments(parser)
         options = parser.parse_args(words[1:])
