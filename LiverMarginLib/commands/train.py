@@ -45,6 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is there")
     add_phantom_options(parser)
     add_lesion_options(parser)
+    parser.add_argument(
+        "--phantom-random-contrast",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="of their scans, to have intensities that no scanner gives (default: 0.2)",
+    )
     add_reading_options(parser)
 
 
@@ -93,6 +100,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         phantom_spacing=tuple(options.phantom_spacing) if options.phantom_spacing else None,
         phantom_lesions=options.phantom_lesions,
         phantom_lesion_mm=tuple(options.phantom_lesion_mm) if options.phantom_lesion_mm else None,
+        phantom_random_contrast=options.phantom_random_contrast,
         settings=settings,
         resume=options.resume,
         modality=options.modality,

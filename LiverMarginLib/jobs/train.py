@@ -159,6 +159,7 @@ class TrainJob(DatasetJob):
         Their voxels and mm along (k, j, i); by default what suits the network.
     phantom_lesions : int, optional
     phantom_lesion_mm : tuple of float, optional
+    phantom_random_contrast : float
         See `PhantomCohort`.
     settings : dict of str to str
         Settings that differ from the profile's, such as ``optimiser.learning_rate``, as JSON values.
@@ -196,6 +197,7 @@ class TrainJob(DatasetJob):
     phantom_spacing: tuple[float, float, float] | None = None
     phantom_lesions: int | None = None
     phantom_lesion_mm: tuple[float, float] | None = None
+    phantom_random_contrast: float = PhantomCohort.random_contrast
     settings: dict[str, str] = field(default_factory=dict)
     resume: bool = False
     modality: str = "CT"
@@ -309,6 +311,7 @@ class TrainJob(DatasetJob):
             without_liver=self.phantoms_without_liver,
             lesions=self.phantom_lesions,
             lesion_mm=self.phantom_lesion_mm,
+            random_contrast=self.phantom_random_contrast,
             modality=self.modality,
         )
         if self.model == "dncnn-sr":  # learns from clean slices, which it spoils itself
