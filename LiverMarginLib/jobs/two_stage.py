@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -33,6 +33,8 @@ _PROFILES = {
 }
 # Patients of the two modalities are different ones.
 _MR_SEEDS = 20_000
+# There must be something to learn and to miss.
+_LESIONS, _LESION_MM = 5, (8.0, 25.0)
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,9 @@ class TwoStageJob(DatasetJob):
         Of each modality.
     phantom_shape, phantom_spacing : tuple, optional
         Their voxels and mm along (k, j, i).
-    phantom_lesions, phantom_lesion_mm
-        See `PhantomCohort`.
+    phantom_lesions : int, optional
+    phantom_lesion_mm : tuple of float, optional
+        Lesions of each phantom, and their smallest and largest radius; 5 of 8 to 25 mm if None.
     fractions : tuple of float
         Shares of the patients of each data set for training, validation and tests.
     min_litres, max_litres, min_cancer_inside : float
@@ -145,7 +148,14 @@ class TwoStageJob(DatasetJob):
         variants = self.variants()
         study, cancer = self._study(on_event, cancel)
         scores: dict[str, list[CaseScore]] = {}
-        rows = []
+        result: dict[str, Any] = {
+            "backbone": self.backbone,
+            "seed": self.seed,
+            "data": _data_in_words(self.sources),
+            "steps": cancer.epochs * cancer.steps_per_epoch if cancer.steps_per_epoch else None,
+            "rows": [],
+        }
+        outputs: list[str] = []
         for number, variant in enumerate(variants):
             on_event(Progress(number, len(variants), "variants", variant.name))
             bundle = study.cancer_model(variant)
@@ -156,25 +166,13 @@ class TwoStageJob(DatasetJob):
                 "from": "+".join(variant.modalities),
                 "stages": 2 if variant.two_stage else 1,
             }
-            rows += [{**about, **row} for row in summary(scores[variant.name])]
+            result["rows"] += [{**about, **row} for row in summary(scores[variant.name])]
+            result["pseudo_labels"] = _gated(study)
+            result["minutes"] = round((time.perf_counter() - started) / 60, 2)
+            outputs = _write(Path(self.out), result, scores)  # so that a study that is stopped has a table
         on_event(Progress(len(variants), len(variants), "variants"))
-        result = {
-            "backbone": self.backbone,
-            "seed": self.seed,
-            "data": "procedural phantoms" if not self.sources else "data sets of the user's own",
-            "steps": cancer.epochs * (cancer.steps_per_epoch or 0) or None,
-            "rows": rows,
-            "pseudo_labels": {
-                modality.value: {
-                    "drawn": sum(record.liver == "pseudo" for record in records),
-                    "dropped": sum(bool(record.reason) for record in records),
-                }
-                for modality, records in study.records.items()
-            },
-            "minutes": round((time.perf_counter() - started) / 60, 2),
-        }
         bundles = [str(Path(self.out) / MODELS / variant.name) for variant in variants]
-        return {**result, "outputs": _write(Path(self.out), result, scores), "bundles": bundles}
+        return {**result, "outputs": outputs, "bundles": bundles}
 
     def _modalities(self) -> tuple[Modality, ...]:
         if not self.modalities or not set(self.modalities) <= {"CT", "MR"}:
@@ -205,7 +203,7 @@ class TwoStageJob(DatasetJob):
             work,
             gate=gate,
             liver_models=livers,
-            notes={"data": "procedural phantoms" if not self.sources else "data sets of the user's own"},
+            notes={"data": _data_in_words(self.sources)},
             onnx=self.onnx,
             on_event=_without_training_curves(on_event),
             cancel=cancel,
@@ -277,8 +275,8 @@ class TwoStageJob(DatasetJob):
                 scans=1,
                 shape=self.phantom_shape or shape,
                 spacing=self.phantom_spacing or spacing,
-                lesions=self.phantom_lesions,
-                lesion_mm=self.phantom_lesion_mm,
+                lesions=_LESIONS if self.phantom_lesions is None else self.phantom_lesions,
+                lesion_mm=self.phantom_lesion_mm or _LESION_MM,
                 modality=modality.value,
             )
             volumes = cohort.scanned(cache, on_event, cancel)
@@ -335,6 +333,21 @@ class AblationJob(TwoStageJob):
         return False
 
 
+def _data_in_words(sources: Sequence[str]) -> str:
+    return "data sets of the user's own" if sources else "procedural phantoms"
+
+
+def _gated(study: TwoStageStudy) -> dict[str, dict[str, int]]:
+    """How many livers were drawn, and how many of them did not pass."""
+    return {
+        modality.value: {
+            "drawn": sum(record.liver == "pseudo" for record in records),
+            "dropped": sum(bool(record.reason) for record in records),
+        }
+        for modality, records in study.records.items()
+    }
+
+
 def _without_training_curves(on_event: OnEvent) -> OnEvent:
     """Pass on what a person can use of the single trainings: progress and notices."""
 
@@ -345,7 +358,7 @@ def _without_training_curves(on_event: OnEvent) -> OnEvent:
     return listen
 
 
-def _write(folder: Path, result: dict[str, Any], scores: dict[str, Sequence[CaseScore]] | Any) -> list[str]:
+def _write(folder: Path, result: dict[str, Any], scores: Mapping[str, Sequence[CaseScore]]) -> list[str]:
     import csv
     import io
 

@@ -11,7 +11,7 @@ from LiverMarginLib.models.intensity_fields import ModalityInput, Window, Window
 from LiverMarginLib.models.manifest import Manifest, Task
 from LiverMarginLib.models.volumetric_fields import Localiser, Normalisation, NormalisationKind, SpacingUnit
 
-_LONG_LIST = 8
+_LONG_LIST = 4
 
 
 def model_card(manifest: Manifest) -> str:

@@ -208,8 +208,10 @@ _SMALL_UNET3D = replace(
 _CROP_SMALL_UNET3D = replace(
     _SMALL_UNET3D,
     model_options={"widths": [8, 16, 32], "dropout": 0.0, "input_dropout": 0.0, "norm": "instance"},
-    volume=replace(_SMALL_UNET3D.volume, patch=(40, 40, 40), spacing=(3.5, 3.5, 3.5), foreground=0.7),
+    volume=replace(_SMALL_UNET3D.volume, patch=(32, 32, 32), spacing=(3.5, 3.5, 3.5), foreground=0.7),
     loss=LossConfig(LossKind.CE_DICE, class_weights=(0.5, 1.0, 4.0)),
+    epochs=6,
+    validate_every=3,
 )
 
 # For trying things out and for repeating them: learns little, but in a minute or two.
@@ -336,8 +338,10 @@ PROFILES: Mapping[str, Mapping[str, TrainConfig]] = {
         "small": _SMALL_MEDFORMER,
         "crop_small": replace(
             _SMALL_MEDFORMER,
-            volume=replace(_CROP_SMALL_UNET3D.volume, patch=(48, 48, 48)),
+            volume=_CROP_SMALL_UNET3D.volume,
             loss=_CROP_SMALL_UNET3D.loss,
+            epochs=6,
+            validate_every=3,
         ),
     },
     "dncnn-sr": {
