@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Evaluate and print the table of the models."""
+    from LiverMarginLib.jobs.cohort import PhantomCohort
     from LiverMarginLib.jobs.evaluate import EvaluateJob
-    from LiverMarginLib.jobs.train import PhantomCohort
 
     result = terminal.run(
         EvaluateJob(

@@ -50,13 +50,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--noise", type=float, help="standard deviation of the noise: HU, for MR a share of the liver's signal"
     )
+    parser.add_argument(
+        "--from-labels", metavar="FILE", help="label map whose organs, deformed by the seed, replace the drawn ones"
+    )
+    add_label_names(parser)
     parser.add_argument("--format", choices=("dicom", "nii.gz", "nrrd", "mha"), default="dicom")
+
+
+def add_label_names(parser: argparse.ArgumentParser) -> None:
+    """Declare what the values of a label map mean."""
+    parser.add_argument(
+        "--label-names",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="what its values mean: amos, totalsegmentator, or liver=1 spleen=2 ...",
+    )
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Make the phantom and say where it is."""
+    from LiverMarginLib.jobs.cohort import PhantomCohort
     from LiverMarginLib.jobs.phantom import PhantomJob
-    from LiverMarginLib.jobs.train import PhantomCohort
 
     usual = PhantomCohort if options.contact_sheet else PhantomJob
     result = terminal.run(
@@ -76,6 +91,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             format=options.format,
             contact_sheet=options.contact_sheet,
             outlines=options.outlines,
+            from_labels=options.from_labels,
+            label_names=tuple(options.label_names),
         )
     )
     shown = [name for name in ("sheet", "volume", "liver", "organs") if name in result]

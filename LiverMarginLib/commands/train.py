@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from LiverMarginLib.commands.dataset import add_reading_options, reading_fields
+from LiverMarginLib.commands.phantom import add_label_names
 from LiverMarginLib.commands.terminal import Terminal
 from LiverMarginLib.errors import Cancelled, InputError
 from LiverMarginLib.events import Event, Metric
@@ -26,6 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--phantoms", type=int, default=80, help="number of phantom patients (default: 80)")
     parser.add_argument(
         "--phantoms-without-liver", type=int, default=0, metavar="N", help="further ones, of the chest or pelvis alone"
+    )
+    parser.add_argument(
+        "--phantoms-from-labels", metavar="FILE", help="further ones with the organs of this label map, deformed"
+    )
+    add_label_names(parser)
+    parser.add_argument(
+        "--phantoms-with-its-organs", type=int, default=20, metavar="N", help="how many these are (default: 20)"
     )
     parser.add_argument("--validation-phantoms", type=int, default=10, help="others, to validate on (default: 10)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting; repeatable")
@@ -95,6 +103,9 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         fold=options.fold,
         phantoms=options.phantoms,
         phantoms_without_liver=options.phantoms_without_liver,
+        phantoms_from_labels=options.phantoms_from_labels,
+        label_names=tuple(options.label_names),
+        phantoms_with_its_organs=options.phantoms_with_its_organs,
         validation_phantoms=options.validation_phantoms,
         phantom_shape=tuple(options.phantom_shape) if options.phantom_shape else None,
         phantom_spacing=tuple(options.phantom_spacing) if options.phantom_spacing else None,

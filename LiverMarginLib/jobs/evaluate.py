@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import CancelToken, Event, Notice, OnEvent
+from LiverMarginLib.jobs.cohort import TEST_SEEDS, PhantomCohort
 from LiverMarginLib.jobs.compare import study_values
 from LiverMarginLib.jobs.dataset import DatasetJob
-from LiverMarginLib.jobs.train import TEST_SEEDS, PhantomCohort
 
 if TYPE_CHECKING:
     from LiverMarginLib.comparison import CaseComparison

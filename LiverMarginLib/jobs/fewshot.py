@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import CancelToken, Notice, OnEvent, Progress
 from LiverMarginLib.jobs.base import modality_named
+from LiverMarginLib.jobs.cohort import TEST_SEEDS
 from LiverMarginLib.jobs.dataset import DatasetJob
-from LiverMarginLib.jobs.train import TEST_SEEDS, TrainJob, phantom_grid, require_torch
+from LiverMarginLib.jobs.train import TrainJob, phantom_grid, require_torch
 
 if TYPE_CHECKING:
     from LiverMarginLib.models.bundle import Bundle

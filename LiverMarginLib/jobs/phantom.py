@@ -12,7 +12,8 @@ from LiverMarginLib.jobs.base import Job, modality_named
 from LiverMarginLib.volume import Modality
 
 if TYPE_CHECKING:
-    from LiverMarginLib.phantom import PhantomOptions
+    from LiverMarginLib.phantom import Phantom, PhantomOptions
+    from LiverMarginLib.phantom.grafts import Donor
 
 SHEET_FILE = "contact_sheet.png"
 _MOST_ON_A_SHEET = 200
@@ -56,6 +57,10 @@ class PhantomJob(Job):
         is written then. 0 for none.
     outlines : bool
         Whether the liver and its lesions are outlined in the picture.
+    from_labels : str, optional
+        A label map whose organs, deformed by the seed, take the place of drawn ones.
+    label_names : tuple of str
+        What its values mean: "amos", "totalsegmentator", or "liver=1", "spleen=2" and so on.
     """
 
     kind: ClassVar[str] = "phantom"
@@ -75,13 +80,17 @@ class PhantomJob(Job):
     format: str = "dicom"
     contact_sheet: int = 0
     outlines: bool = False
+    from_labels: str | None = None
+    label_names: tuple[str, ...] = ()
 
     def execute(self, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
         """Draw and write; see `LiverMarginLib.jobs.run`."""
         if not 0 <= self.contact_sheet <= _MOST_ON_A_SHEET:
             raise InputError(f"A contact sheet shows 1 to {_MOST_ON_A_SHEET} phantoms, not {self.contact_sheet}.")
         options = self._options()
-        return self._sheet(options, on_event, cancel) if self.contact_sheet else self._files(options, on_event, cancel)
+        donor = None if self.from_labels is None else read_donor(self.from_labels, self.label_names)
+        write = self._sheet if self.contact_sheet else self._files
+        return write(options, donor, on_event, cancel)
 
     def _options(self) -> PhantomOptions:
         from LiverMarginLib.phantom import PhantomOptions
@@ -102,30 +111,34 @@ class PhantomJob(Job):
             noise_share=self.noise if modality is Modality.MR else None,
         )
 
-    def _sheet(self, options: PhantomOptions, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
+    def _sheet(
+        self, options: PhantomOptions, donor: Donor | None, on_event: OnEvent, cancel: CancelToken
+    ) -> dict[str, Any]:
         from LiverMarginLib.io.atomic import atomic_path
         from LiverMarginLib.io.png import encode_png
-        from LiverMarginLib.phantom import make_phantom, preview_row, stack_rows
+        from LiverMarginLib.phantom import preview_row, stack_rows
 
         seeds = range(self.seed, self.seed + self.contact_sheet)
         rows = []
         for done, seed in enumerate(seeds):
             cancel.check()
             on_event(Progress(done, len(seeds), "phantom", f"seed {seed}"))
-            rows.append(preview_row(make_phantom(seed, options), outlines=self.outlines))
+            rows.append(preview_row(_make(seed, options, donor), outlines=self.outlines))
         picture = Path(self.folder) / SHEET_FILE
         with atomic_path(picture) as beside:
             beside.write_bytes(encode_png(stack_rows(rows)))
         on_event(Progress(len(seeds), len(seeds), "phantom"))
         return {"sheet": str(picture), "seeds": list(seeds)}
 
-    def _files(self, options: PhantomOptions, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
+    def _files(
+        self, options: PhantomOptions, donor: Donor | None, on_event: OnEvent, cancel: CancelToken
+    ) -> dict[str, Any]:
         from LiverMarginLib.io.volume_writers import write_volume
         from LiverMarginLib.io.writers import write_labelmap
-        from LiverMarginLib.phantom import liver_target, make_phantom
+        from LiverMarginLib.phantom import liver_target
 
         on_event(Progress(0, 3, "phantom", "anatomy"))
-        phantom = make_phantom(self.seed, options)
+        phantom = _make(self.seed, options, donor)
         cancel.check()
         name = options.modality.lower()
         on_event(Progress(1, 3, "phantom", f"writing the {name.upper()}"))
@@ -139,3 +152,34 @@ class PhantomJob(Job):
         organs = write_labelmap(phantom.labels, folder / f"organs.{suffix}")
         on_event(Progress(3, 3, "phantom"))
         return {"volume": str(image), "liver": str(liver[0]), "organs": str(organs[0]), "seed": self.seed}
+
+
+def read_donor(path: str, names: tuple[str, ...]) -> Donor:
+    """Read the label map of a phantom's real organs.
+
+    Parameters
+    ----------
+    path : str
+        A label map in any format that `LiverMarginLib.io.readers.read_labels` reads.
+    names : tuple of str
+        See `LiverMarginLib.phantom.grafts.organs_named`.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, the names are wrong, or there is no liver in it.
+    """
+    from LiverMarginLib.io.readers import read_labels
+    from LiverMarginLib.phantom.grafts import Donor, organs_named
+
+    organs = organs_named(names)
+    return Donor.from_labels(read_labels(path), organs)
+
+
+def _make(seed: int, options: PhantomOptions, donor: Donor | None) -> Phantom:
+    from LiverMarginLib.phantom import make_phantom
+    from LiverMarginLib.phantom.grafts import grafted_options, transplant
+
+    if donor is None:
+        return make_phantom(seed, options)
+    return make_phantom(seed, grafted_options(options), transplant(donor, seed))

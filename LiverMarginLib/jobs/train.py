@@ -11,122 +11,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from LiverMarginLib.errors import DependencyError, InputError
 from LiverMarginLib.events import CancelToken, OnEvent
 from LiverMarginLib.jobs.base import modality_named
+from LiverMarginLib.jobs.cohort import VALIDATION_SEEDS, PhantomCohort
 from LiverMarginLib.jobs.dataset import DatasetJob
 from LiverMarginLib.volume import Modality
 
 if TYPE_CHECKING:
     from LiverMarginLib.datasets.model import Dataset
     from LiverMarginLib.datasets.split import Split
-    from LiverMarginLib.phantom import PhantomOptions
     from LiverMarginLib.training.config import TrainConfig
-    from LiverMarginLib.training.data import SliceSource, Source
+    from LiverMarginLib.training.data import Source
     from LiverMarginLib.training.volume_config import VolumeConfig
-    from LiverMarginLib.training.volume_sources import PhantomVolumes
-
-# Phantom patients of different purposes must never be the same: each purpose has a range of seeds of its own.
-VALIDATION_SEEDS = 900_000
-TEST_SEEDS = 950_000
-
-
-@dataclass(frozen=True)
-class PhantomCohort:
-    """Phantom patients for training or evaluation.
-
-    Parameters
-    ----------
-    patients : int
-    first_seed : int
-    scans : int
-        Scans of each patient that differ in contrast and noise.
-    shape, spacing : tuple
-        Voxels and mm along (k, j, i).
-    random_contrast : float
-        Share of the scans with unrelated random intensities.
-    noise_hu, streaks : float, optional
-        Noise (standard deviation in HU) and strength of streaks; drawn by the seed if None.
-    without_liver : int
-        Further patients, of whom the scans show the chest or the pelvis alone.
-    lesions : int, optional
-        Lesions of each liver; drawn by the seed, none in half of the patients, if None.
-    lesion_mm : tuple of float, optional
-        Smallest and largest radius of the lesions; drawn by the seed if None.
-    modality : str
-        "CT" or "MR". The anatomy of a seed is the same in both.
-    """
-
-    patients: int
-    first_seed: int = 0
-    scans: int = 2
-    shape: tuple[int, int, int] = (44, 256, 256)
-    spacing: tuple[float, float, float] = (5.0, 1.55, 1.55)
-    random_contrast: float = 0.2
-    noise_hu: float | None = None
-    streaks: float | None = None
-    without_liver: int = 0
-    lesions: int | None = None
-    lesion_mm: tuple[float, float] | None = None
-    modality: str = "CT"
-
-    def source(self, folder: Path, on_event: OnEvent, cancel: CancelToken) -> SliceSource:
-        """Make the patients that `folder` does not hold yet, and give their slices."""
-        from LiverMarginLib.training.data import JoinedSource
-        from LiverMarginLib.training.phantom_source import PhantomSource
-
-        sources = [PhantomSource(seeds, options, folder, scans=self.scans) for seeds, options in self._groups()]
-        for source in sources:
-            source.store.prepare(on_event=on_event, cancel=cancel)
-        return sources[0] if len(sources) == 1 else JoinedSource(sources)
-
-    def volumes(self, folder: Path, config: VolumeConfig, on_event: OnEvent, cancel: CancelToken) -> Source:
-        """The same, as whole volumes that are prepared for a volumetric network."""
-        from LiverMarginLib.training.data import JoinedSource
-        from LiverMarginLib.training.volume_data import PreparedVolumes
-
-        sources: list[Source] = []
-        for scans in self.scanned(folder, on_event, cancel):
-            volumes = PreparedVolumes(scans, config, folder / "prepared")
-            volumes.prepare(on_event, cancel)
-            sources.append(volumes)
-        return sources[0] if len(sources) == 1 else JoinedSource(sources)
-
-    def scanned(self, folder: Path, on_event: OnEvent, cancel: CancelToken) -> list[PhantomVolumes]:
-        """Make the patients that `folder` does not hold yet, and give their scans as they are, group by group."""
-        from LiverMarginLib.training.phantom_source import PhantomStore
-        from LiverMarginLib.training.volume_sources import PhantomVolumes
-
-        found = []
-        for seeds, options in self._groups():
-            store = PhantomStore(seeds, options, folder, scans=self.scans)
-            store.prepare(on_event=on_event, cancel=cancel)
-            found.append(PhantomVolumes(store))
-        return found
-
-    def _groups(self) -> list[tuple[range, PhantomOptions]]:
-        """Return the seeds of patients, and what they have in common: those with liver, of the chest, of the pelvis."""
-        from LiverMarginLib.phantom import Region
-
-        first, options = self.first_seed + self.patients, self._options()
-        last = first + self.without_liver
-        groups = [
-            (range(self.first_seed, first), options),
-            (range(first, last, 2), replace(options, region=Region.CHEST)),
-            (range(first + 1, last, 2), replace(options, region=Region.PELVIS)),
-        ]
-        return [group for group in groups if group[0]]
-
-    def _options(self) -> PhantomOptions:
-        from LiverMarginLib.phantom import PhantomOptions
-
-        return PhantomOptions(
-            shape=self.shape,
-            spacing=self.spacing,
-            random_contrast=self.random_contrast,
-            noise_hu=self.noise_hu,
-            streaks=self.streaks,
-            lesions=self.lesions,
-            lesion_mm=self.lesion_mm,
-            modality=self.modality,
-        )
 
 
 @dataclass(frozen=True)
@@ -155,6 +49,12 @@ class TrainJob(DatasetJob):
         Number of phantom patients, when `data` is empty.
     phantoms_without_liver : int
         Further phantoms to train on, that show the chest or the pelvis alone.
+    phantoms_from_labels : str, optional
+        A label map whose organs, deformed, further phantoms to train on have.
+    label_names : tuple of str
+        What its values mean: "amos", "totalsegmentator", or "liver=1", "spleen=2" and so on.
+    phantoms_with_its_organs : int
+        How many further phantoms these are.
     phantom_shape, phantom_spacing : tuple, optional
         Their voxels and mm along (k, j, i); by default what suits the network.
     phantom_lesions : int, optional
@@ -193,6 +93,9 @@ class TrainJob(DatasetJob):
     phantoms: int = 80
     validation_phantoms: int = 10
     phantoms_without_liver: int = 0
+    phantoms_from_labels: str | None = None
+    label_names: tuple[str, ...] = ()
+    phantoms_with_its_organs: int = 20
     phantom_shape: tuple[int, int, int] | None = None
     phantom_spacing: tuple[float, float, float] | None = None
     phantom_lesions: int | None = None
@@ -309,6 +212,9 @@ class TrainJob(DatasetJob):
             shape=shape,
             spacing=spacing,
             without_liver=self.phantoms_without_liver,
+            from_labels=self.phantoms_from_labels,
+            label_names=self.label_names,
+            with_its_organs=self.phantoms_with_its_organs,
             lesions=self.phantom_lesions,
             lesion_mm=self.phantom_lesion_mm,
             random_contrast=self.phantom_random_contrast,
@@ -317,6 +223,7 @@ class TrainJob(DatasetJob):
         if self.model == "dncnn-sr":  # learns from clean slices, which it spoils itself
             train = replace(train, noise_hu=1.0, streaks=0.0)
         validation = replace(train, patients=self.validation_phantoms, first_seed=VALIDATION_SEEDS, without_liver=0)
+        validation = replace(validation, from_labels=None)
         if volumetric:
             return (
                 train.volumes(cache, config.volume, on_event, cancel),
@@ -378,8 +285,12 @@ class TrainJob(DatasetJob):
         )
 
     def _phantoms_in_words(self) -> str:
-        others = self.phantoms_without_liver
-        return f"{self.phantoms} procedural phantoms" + (f", {others} of chest or pelvis alone" if others else "")
+        words = [f"{self.phantoms} procedural phantoms"]
+        if self.phantoms_without_liver:
+            words.append(f"{self.phantoms_without_liver} of chest or pelvis alone")
+        if self.phantoms_from_labels is not None:
+            words.append(f"{self.phantoms_with_its_organs} with the deformed organs of a label map")
+        return ", ".join(words)
 
 
 def phantom_grid(config: VolumeConfig) -> tuple[tuple[int, int, int], tuple[float, float, float]]:

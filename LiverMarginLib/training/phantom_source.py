@@ -21,6 +21,7 @@ from LiverMarginLib.events import CancelToken, OnEvent, Progress, ignore
 from LiverMarginLib.inference.devices import available_threads
 from LiverMarginLib.io.atomic import atomic_path
 from LiverMarginLib.phantom import PhantomOptions, liver_target, make_anatomy, render
+from LiverMarginLib.phantom.grafts import Donor, grafted_options, transplant
 from LiverMarginLib.training.data import SliceSample
 from LiverMarginLib.training.interruption import ignore_interrupts
 from LiverMarginLib.volume import axial_view
@@ -49,6 +50,8 @@ class PhantomStore:
         Scans of each patient that differ in contrast and noise; much cheaper than patients.
     budget_bytes : int
         What the folder may hold. Patients of other options make room, the least recently used first.
+    donor : Donor, optional
+        Whose organs, deformed by each seed, the patients have.
 
     Raises
     ------
@@ -64,9 +67,11 @@ class PhantomStore:
         *,
         scans: int = 1,
         budget_bytes: int = 10 << 30,
+        donor: Donor | None = None,
     ) -> None:
         self._seeds = tuple(seeds)
-        self.options = options
+        self.options = options if donor is None else grafted_options(options)
+        self._donor = donor
         self._folder = Path(folder)
         self._scans = scans
         self._budget = budget_bytes
@@ -79,7 +84,7 @@ class PhantomStore:
                 f"These phantoms take {needed / 2**30:.1f} GB but the cache may hold {budget_bytes / 2**30:.1f} GB; "
                 "raise the budget or ask for fewer."
             )
-        self.key = _options_key(options)
+        self.key = _options_key(self.options, donor)
 
     def arrays(self, stack: int) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]:
         """Memory maps of a scan's image in HU and its labels (1 liver, 2 mass), in the axial view.
@@ -153,7 +158,7 @@ class PhantomStore:
     def _make(self, seed: int) -> None:
         if self._is_there(seed):
             return  # another process of a distributed training was faster
-        anatomy = make_anatomy(seed, self.options)
+        anatomy = make_anatomy(seed, self.options, None if self._donor is None else transplant(self._donor, seed))
         view = axial_view(anatomy.geometry)
         mask = view.to_view(liver_target(anatomy.labels(), tumour=True).array)
         for scan in range(self._scans):
@@ -192,7 +197,7 @@ class PhantomSource:
 
     Parameters
     ----------
-    seeds, options, folder, scans, budget_bytes
+    seeds, options, folder, scans, budget_bytes, donor
         See `PhantomStore`.
     """
 
@@ -204,8 +209,9 @@ class PhantomSource:
         *,
         scans: int = 1,
         budget_bytes: int = 10 << 30,
+        donor: Donor | None = None,
     ) -> None:
-        self.store = PhantomStore(seeds, options, folder, scans=scans, budget_bytes=budget_bytes)
+        self.store = PhantomStore(seeds, options, folder, scans=scans, budget_bytes=budget_bytes, donor=donor)
 
     def __len__(self) -> int:
         return len(self.store.stacks) * self.store.options.shape[0]
@@ -230,10 +236,14 @@ class PhantomSource:
         return SliceSample(image[k].astype(np.float32), mask, self.store.options.spacing[1:])
 
 
-def _options_key(options: PhantomOptions) -> str:
-    """SHA-256 of the options and of the generator's source: either changed, the pictures are others."""
+def _options_key(options: PhantomOptions, donor: Donor | None) -> str:
+    """SHA-256 of the options, the donor and the generator's source: any of them changed, the pictures are others."""
     digest = hashlib.sha256(f"{_SCHEMA} {json.dumps(dataclasses.asdict(options), sort_keys=True)}".encode())
-    for path in sorted(Path(LiverMarginLib.phantom.__path__[0]).glob("*.py")):
-        if path.name not in _NOT_THE_GENERATOR:
-            digest.update(path.read_bytes())
+    generator = Path(LiverMarginLib.phantom.__path__[0])
+    sources = [path for path in sorted(generator.glob("*.py")) if path.name not in _NOT_THE_GENERATOR]
+    if donor is not None:
+        digest.update(donor.fingerprint.encode())
+        sources += sorted((generator / "grafts").glob("*.py"))
+    for path in sources:
+        digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -11,7 +11,7 @@ import pytest
 import LiverMarginLib.phantom as phantom_package
 from LiverMarginLib.errors import Cancelled, InputError
 from LiverMarginLib.events import CancelToken, Progress, ignore
-from LiverMarginLib.jobs.train import PhantomCohort
+from LiverMarginLib.jobs.cohort import PhantomCohort
 from LiverMarginLib.phantom import PhantomOptions, liver_target, make_phantom
 from LiverMarginLib.training.data import Fingerprinted, KnowsAnnotation, usable_slices
 from LiverMarginLib.training.phantom_source import PhantomSource

@@ -14,7 +14,7 @@ from volume_toys import SHAPE, config, source, volume
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import CancelToken, ignore
 from LiverMarginLib.inference.model import load_model
-from LiverMarginLib.jobs.train import PhantomCohort
+from LiverMarginLib.jobs.cohort import PhantomCohort
 from LiverMarginLib.models.volumetric_fields import NormalisationKind, SpacingUnit
 from LiverMarginLib.phantom import PhantomOptions, liver_target, make_phantom
 from LiverMarginLib.training.bundling import bundle_from_training

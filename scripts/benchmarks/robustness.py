@@ -93,7 +93,7 @@ def _scans(options: argparse.Namespace) -> Iterator[Pair]:
             labels = resample_labels(labels, volume.geometry)
         yield volume, labels.array == options.label
         return
-    from LiverMarginLib.jobs.train import TEST_SEEDS
+    from LiverMarginLib.jobs.cohort import TEST_SEEDS
     from LiverMarginLib.phantom import PhantomOptions, liver_target, make_phantom
 
     for seed in range(TEST_SEEDS, TEST_SEEDS + options.phantoms):
