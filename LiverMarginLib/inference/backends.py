@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from LiverMarginLib.errors import BundleError, DependencyError, LiverMarginError, ResourceError, technical
+from LiverMarginLib.inference.crew import Crew
 from LiverMarginLib.inference.devices import accelerator_is_likely, available_threads, prove_torch_device
 from LiverMarginLib.inference.memory import is_out_of_memory
 from LiverMarginLib.inference.segmenter import Device, Runtime, Segmenter
@@ -101,6 +102,9 @@ class TorchSegmenter:
 class OnnxSegmenter:
     """Runs a bundle by ONNX Runtime, without torch.
 
+    On a CPU the slices of a batch are computed side by side, each by threads of its own: no thread waits for another
+    at every layer, which pays most where other programs are busy too. The result is the same, bit for bit.
+
     Parameters
     ----------
     bundle : Bundle
@@ -114,8 +118,13 @@ class OnnxSegmenter:
     def __init__(self, bundle: Bundle, device: str = "cpu", threads: int | None = None) -> None:
         import onnxruntime
 
+        self._bundle = bundle
         self._manifest = bundle.manifest
-        self._session = onnx_session(bundle, device, threads)
+        self._threads = threads or available_threads()
+        self._crew = Crew(1 if device != "cpu" or bundle.manifest.volumetric else self._threads)
+        self._session = onnx_session(bundle, device, self._threads // self._crew.size)
+        self._alone = self._session if self._crew.size == 1 else None
+        self._used = False
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         expected = [bundle.manifest.channels, *bundle.manifest.input_size]
         if len(inputs) != 1 or not outputs or inputs[0].shape[1:] != expected:
@@ -129,10 +138,19 @@ class OnnxSegmenter:
         self.input_size = bundle.manifest.input_size
         self.classes = len(bundle.manifest.labels)
 
+    @property
+    def workers(self) -> int:
+        """See `images_side_by_side`."""
+        return self._crew.size
+
     def predict(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """See `Segmenter.predict`."""
+        session = self._session_for(len(batch))
         try:
-            output: npt.NDArray[np.float32] = self._session.run(None, {self._input: batch})[0]
+            if session is self._alone:
+                output: npt.NDArray[np.float32] = session.run(None, {self._input: batch})[0]
+            else:
+                output = self._crew.map(lambda images: session.run(None, {self._input: images})[0], batch)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -143,6 +161,13 @@ class OnnxSegmenter:
                 "says; get the model again from its source."
             )
         return output
+
+    def _session_for(self, count: int) -> onnxruntime.InferenceSession:
+        # Whoever begins with a single slice goes on with single slices; the odd one at a volume's end is not worth it.
+        if count == 1 and not self._used and self._alone is None:
+            self._alone = onnx_session(self._bundle, self.device, self._threads)
+        self._used = True
+        return self._alone if count == 1 and self._alone is not None else self._session
 
 
 def onnx_session(bundle: Bundle, device: str = "cpu", threads: int | None = None) -> onnxruntime.InferenceSession:

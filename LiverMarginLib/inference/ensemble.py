@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from LiverMarginLib.errors import BundleError
-from LiverMarginLib.inference.segmenter import Device, Runtime, Segmenter, load_segmenter
+from LiverMarginLib.inference.segmenter import Device, Runtime, Segmenter, images_side_by_side, load_segmenter
 from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.models.ensemble_architecture import Rule, check_member
 from LiverMarginLib.models.store import find_bundle
@@ -36,6 +36,7 @@ class EnsembleSegmenter:
         self.input_size = members[0].input_size
         self.classes = members[0].classes
         self.device = members[0].device
+        self.workers = max(images_side_by_side(member) for member in members)
         self.runtime = " + ".join(dict.fromkeys(member.runtime for member in members))
 
     def predict(self, batch: FloatImage) -> FloatImage:

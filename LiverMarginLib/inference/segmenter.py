@@ -71,6 +71,12 @@ class Segmenter(Protocol):
         """
 
 
+def images_side_by_side(segmenter: Segmenter) -> int:
+    """Return how many images of a batch a segmenter computes at the same time: its ``workers``, if it has any."""
+    workers: int = getattr(segmenter, "workers", 1)
+    return workers
+
+
 @runtime_checkable
 class DropoutSampler(Protocol):
     """A segmenter that can leave dropout on, for a measure of how sure the network is."""

@@ -19,13 +19,13 @@ from LiverMarginLib.inference.labelling import Confidence, Labelling
 from LiverMarginLib.inference.memory import FrugalPredictor
 from LiverMarginLib.inference.options import SegmentOptions
 from LiverMarginLib.inference.provenance import provenance
-from LiverMarginLib.inference.segmenter import Device, Segmenter, load_segmenter
+from LiverMarginLib.inference.segmenter import Device, Segmenter, images_side_by_side, load_segmenter
 from LiverMarginLib.inference.stages import SEGMENTING, Recorder, check_numbers, finish
 from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.preprocessing import InPlaneFit, fit_in_plane
 from LiverMarginLib.volume import LabelMap, Volume, axial_view
 
-# On a CPU larger batches are not faster, but progress and cancelling become coarser.
+# On a CPU batches beyond what is computed side by side are not faster, but progress and cancelling become coarser.
 _CPU_BATCH = 2
 _GPU_BATCH = 16
 
@@ -94,7 +94,7 @@ def segment_volume(
     fit = fit_in_plane((voxels.shape[1], voxels.shape[2]), (down, across), (height, width))
     predictor = FrugalPredictor(
         segmenter,
-        options.batch_size or (_CPU_BATCH if segmenter.device == "cpu" else _GPU_BATCH),
+        options.batch_size or default_batch(segmenter),
         fallback or (lambda: load_segmenter(bundle, device=Device.CPU)),
         tell,
     )
@@ -117,6 +117,11 @@ def segment_volume(
         "notices": tell.notices,
     }
     return LabelMap(labels, volume.geometry, manifest.labels, record)
+
+
+def default_batch(segmenter: Segmenter) -> int:
+    """How many slices to hand to a network at a time where the user does not say."""
+    return max(_CPU_BATCH, images_side_by_side(segmenter)) if segmenter.device == "cpu" else _GPU_BATCH
 
 
 @dataclass(frozen=True, eq=False)

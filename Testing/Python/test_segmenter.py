@@ -28,7 +28,7 @@ from model_tools import (
 from LiverMarginLib.errors import BundleError, InputError, ResourceError
 from LiverMarginLib.inference import devices
 from LiverMarginLib.inference.check import check_bundle
-from LiverMarginLib.inference.segmenter import load_segmenter
+from LiverMarginLib.inference.segmenter import images_side_by_side, load_segmenter
 from LiverMarginLib.models import architectures
 from LiverMarginLib.models.architectures import Architecture, register
 from LiverMarginLib.models.bundle import Bundle, save_bundle, write_bundle
@@ -55,6 +55,27 @@ def test_graphs_that_cannot_be_used_are_refused_when_run(folder, tmp_path, monke
     }[kind]
     replace_weights(folder, "model.onnx", content)
     assert "ONNX graph" in refused_when_run(folder, "onnx")
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 9])
+def test_slices_computed_side_by_side_are_to_the_bit_those_of_one_batch(tiny_model, threads):
+    batch = np.random.default_rng(0).random((5, 1, 32, 32), dtype=np.float32)
+    session = onnxruntime.InferenceSession(tiny_model.read("model.onnx"), providers=["CPUExecutionProvider"])
+    expected = session.run(None, {"image": batch})[0]
+    segmenter = load_segmenter(tiny_model, device="cpu", runtime="onnx", threads=threads)
+    assert images_side_by_side(segmenter) == min(threads, 4)
+    for _ in range(2):
+        np.testing.assert_array_equal(segmenter.predict(batch), expected)
+    np.testing.assert_array_equal(segmenter.predict(batch[:1]), expected[:1])
+
+
+def test_who_begins_with_a_single_slice_gets_all_threads_for_it(tiny_model):
+    segmenter = load_segmenter(tiny_model, device="cpu", runtime="onnx", threads=3)
+    batch = np.random.default_rng(0).random((2, 1, 32, 32), dtype=np.float32)
+    alone = segmenter.predict(batch[:1])
+    assert segmenter._session_for(1).get_session_options().intra_op_num_threads == 3
+    np.testing.assert_array_equal(segmenter.predict(batch)[:1], alone)
+    assert segmenter._session_for(2).get_session_options().intra_op_num_threads == 1
 
 
 def test_a_graph_that_fits_is_run(folder):

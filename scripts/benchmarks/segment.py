@@ -99,17 +99,16 @@ def _network_inputs(count: int) -> np.ndarray:
 def ours(options: argparse.Namespace) -> dict[str, Any]:
     """The network by LiverMargin, in its own batches."""
     from LiverMarginLib.inference.segmenter import load_segmenter
-    from LiverMarginLib.inference.slicewise import _CPU_BATCH
+    from LiverMarginLib.inference.slicewise import default_batch
     from LiverMarginLib.models.bundle import Bundle
 
     segmenter = load_segmenter(Bundle.load(options.folder / "table-4"), device="cpu", threads=options.threads)
     images = _network_inputs(options.network_slices)
-    segmenter.predict(images[:_CPU_BATCH])
+    batch = default_batch(segmenter)
+    segmenter.predict(images[:batch])
 
     def work() -> np.ndarray:
-        return np.concatenate(
-            [segmenter.predict(images[k : k + _CPU_BATCH]) for k in range(0, len(images), _CPU_BATCH)]
-        )
+        return np.concatenate([segmenter.predict(images[k : k + batch]) for k in range(0, len(images), batch)])
 
     probabilities, seconds, mib = measured(work)
     np.save(options.folder / "ours.npy", probabilities)
