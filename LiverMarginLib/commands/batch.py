@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     machine.add_argument("--memory-limit", type=float, metavar="GB", help="a worker that grows over it is replaced")
     machine.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    machine.add_argument("--runtime", choices=("auto", "onnx", "torch"), default="auto")
+    machine.add_argument("--runtime", choices=("auto", "ncnn", "onnx", "torch"), default="auto")
     machine.add_argument("--batch-size", type=int, help="slices at a time (default: chosen from the machine)")
     machine.add_argument("--threads", type=int, help="processor threads of a worker (default: divided among them)")
     machine.add_argument("--python", metavar="PATH", help="interpreter of the workers (default: this one)")

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target", choices=("liver", "tumour"), default="liver", help="what is compared; the liver with its masses"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    parser.add_argument("--runtime", choices=("auto", "onnx", "torch"), default="auto")
+    parser.add_argument("--runtime", choices=("auto", "ncnn", "onnx", "torch"), default="auto")
     add_phantom_options(parser)
     add_lesion_options(parser)
     add_reading_options(parser)

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--modality", choices=("CT", "MR"), help="for files that do not say what made them")
     parser.add_argument("--spacing", type=float, nargs=3, metavar=("K", "J", "I"), help="mm, for a stack of pictures")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    parser.add_argument("--runtime", choices=("auto", "onnx", "torch"), default="auto")
+    parser.add_argument("--runtime", choices=("auto", "ncnn", "onnx", "torch"), default="auto")
     parser.add_argument("--batch-size", type=int, help="slices at a time (default: chosen from the machine)")
     parser.add_argument("--threads", type=int, help="processor threads (default: all that this process may use)")
     parser.add_argument(

@@ -15,6 +15,7 @@ from LiverMarginLib.errors import BundleError, DependencyError, LiverMarginError
 from LiverMarginLib.inference.crew import Crew
 from LiverMarginLib.inference.devices import accelerator_is_likely, available_threads, prove_torch_device
 from LiverMarginLib.inference.memory import is_out_of_memory
+from LiverMarginLib.inference.ncnn_backend import NcnnSegmenter, why_not_ncnn
 from LiverMarginLib.inference.segmenter import Device, Runtime, Segmenter
 from LiverMarginLib.models.architectures import Activation
 from LiverMarginLib.models.bundle import Bundle
@@ -146,11 +147,13 @@ class OnnxSegmenter:
     def predict(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """See `Segmenter.predict`."""
         session = self._session_for(len(batch))
+
+        def run(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            output: npt.NDArray[np.float32] = session.run(None, {self._input: images})[0]
+            return output
+
         try:
-            if session is self._alone:
-                output: npt.NDArray[np.float32] = session.run(None, {self._input: batch})[0]
-            else:
-                output = self._crew.map(lambda images: session.run(None, {self._input: images})[0], batch)
+            output = run(batch) if session is self._alone else self._crew.map(run, batch)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -225,7 +228,11 @@ def onnx_session(bundle: Bundle, device: str = "cpu", threads: int | None = None
 
 def load_dense(bundle: Bundle, *, device: Device, runtime: Runtime, threads: int | None) -> Segmenter:
     """Choose runtime and device for a dense network; see `LiverMarginLib.inference.segmenter.load_segmenter`."""
-    unusable = {Runtime.TORCH: _why_not_torch(bundle), Runtime.ONNX: _why_not_onnx(bundle)}
+    unusable = {
+        Runtime.TORCH: _why_not_torch(bundle),
+        Runtime.ONNX: _why_not_onnx(bundle),
+        Runtime.NCNN: why_not_ncnn(bundle),
+    }
     if runtime is not Runtime.AUTO:
         if problem := unusable[runtime]:
             raise problem
@@ -243,6 +250,8 @@ def load_dense(bundle: Bundle, *, device: Device, runtime: Runtime, threads: int
                 f"The device {device.value} cannot be used here ({reasons}); choose the device auto or cpu."
             )
         logger.info("No accelerator is used: %s", reasons)
+    if Runtime.NCNN in usable:
+        return NcnnSegmenter(bundle, threads)
     if Runtime.ONNX in usable:
         return OnnxSegmenter(bundle, "cpu", threads)
     return TorchSegmenter(bundle, "cpu", threads)

@@ -78,7 +78,8 @@ def load_denoiser(
             f"The model {bundle.manifest.name!r} does not denoise; choose one that does, such as DnCNN-SR."
         )
     torch_there = bundle.has(SAFETENSORS_FILE) and importlib.util.find_spec("torch") is not None
-    if runtime is Runtime.TORCH or (runtime is Runtime.AUTO and torch_there):
+    # ncnn, chosen for the network that segments, runs no denoiser.
+    if runtime is Runtime.TORCH or (runtime in (Runtime.AUTO, Runtime.NCNN) and torch_there):
         return _by_torch(bundle, device, threads)
     if not bundle.has(ONNX_FILE):
         raise BundleError(f"The model {bundle.manifest.name!r} has no ONNX graph; install torch to run it.")

@@ -29,6 +29,7 @@ class Runtime(StrEnum):
     AUTO = "auto"
     ONNX = "onnx"
     TORCH = "torch"
+    NCNN = "ncnn"
 
 
 class Segmenter(Protocol):
@@ -101,7 +102,8 @@ def load_segmenter(
         ``auto`` takes a GPU that passes a test computation, otherwise the CPU. A device asked for by name is used or
         refused, never replaced.
     runtime : Runtime or str
-        ``auto`` takes torch on a GPU, and on the CPU the faster ONNX Runtime where the bundle has an ONNX graph.
+        ``auto`` takes torch on a GPU, and on the CPU the fastest that is installed and that the bundle has weights
+        for: ncnn, ONNX Runtime, torch.
     threads : int, optional
         CPU threads; by default those that the machine leaves to this process.
 

@@ -40,7 +40,7 @@ class SegmentJob(Job):
     spacing : tuple of float, optional
         (k, j, i) spacing in mm of a stack of pictures.
     device, runtime : str
-        "auto", "cpu", "cuda", "mps"; "auto", "onnx", "torch".
+        "auto", "cpu", "cuda", "mps"; "auto", "ncnn", "onnx", "torch".
     batch_size, threads : int, optional
         None lets the machine decide.
     threshold : float, optional

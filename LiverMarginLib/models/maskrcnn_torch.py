@@ -23,6 +23,7 @@ from LiverMarginLib.models.maskrcnn_spec import (
     MAX_LOG_GROWTH,
     MaskRCNNSpec,
 )
+from LiverMarginLib.models.roi_align import roi_align_rows
 
 try:
     from torchvision.ops import nms, roi_align
@@ -120,8 +121,12 @@ class MaskRCNNSegmentation(MaskRCNN):
         if isinstance(head, PointMaskHead):
             return refine_masks(head, features[0], boxes, image).sigmoid()
         pooled, order = _pool(features[: spec.mask_levels], boxes, image, spec.pooled_mask_side)
-        masks: Tensor = head(pooled).sigmoid()
-        return masks[order.argsort()]
+        return self.mask_logits(pooled).sigmoid()[order.argsort()]
+
+    def mask_logits(self, pooled: Tensor) -> Tensor:
+        """Run the convolutional mask head on features (k, c, s, s); returns logits (k, side, side)."""
+        logits: Tensor = self.mask_head(pooled)
+        return logits
 
 
 def paste(found: Instances, count: int, size: int) -> Tensor:
@@ -169,14 +174,17 @@ def _suppress(boxes: Tensor, scores: Tensor, group: Tensor, image: Tensor, overl
 def _pool(features: Sequence[Tensor], boxes: Tensor, image: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """RoIAlign each box on its level; returns the pooled boxes and their order, by level."""
     extent = boxes[:, 2:] - boxes[:, :2]
-    scale = torch.sqrt(extent[:, 0] * extent[:, 1]) / CANONICAL_BOX_SIDE + 1e-8
-    bounds = scale.new_tensor([2.0 ** (index + 3 - CANONICAL_LEVEL) for index in range(len(features) - 1)])
-    level = torch.bucketize(scale, bounds, right=True)
-    rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)
+    size = torch.sqrt(extent[:, 0] * extent[:, 1]) / CANONICAL_BOX_SIDE + 1e-8
+    bounds = size.new_tensor([2.0 ** (index + 3 - CANONICAL_LEVEL) for index in range(len(features) - 1)])
+    level = torch.bucketize(size, bounds, right=True)
     pooled, order = [], []
     for index, feature in enumerate(features):
         chosen = (level == index).nonzero()[:, 0]
-        own = rois[chosen].to(feature.dtype)
-        pooled.append(roi_align(feature, own, side, 1.0 / LEVEL_STRIDES[index], sampling_ratio=0, aligned=True))
+        scale = 1.0 / LEVEL_STRIDES[index]
+        if feature.device.type == "cpu" and feature.dtype == torch.float32:
+            pooled.append(roi_align_rows(feature, boxes[chosen], image[chosen], side, scale))
+        else:
+            rois = torch.cat([image[chosen, None].to(boxes.dtype), boxes[chosen]], dim=1).to(feature.dtype)
+            pooled.append(roi_align(feature, rois, side, scale, sampling_ratio=0, aligned=True))
         order.append(chosen)
     return torch.cat(pooled), torch.cat(order)
