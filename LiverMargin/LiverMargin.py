@@ -118,6 +118,9 @@ class LiverMarginWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         connect(self.ui.tabs, "currentChanged(int)", self._open_panel)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
         self._take_parameter_node()
         if self.parent.isEntered:  # `enter` is not called after a reload
             self._enter_panels()
@@ -148,6 +151,25 @@ class LiverMarginWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Start with the new scene."""
         if self.parent.isEntered:
             self._take_parameter_node()
+
+    def onSceneStartImport(self, caller, event):
+        """A scene is being loaded, or added to this one."""
+        self.compare_panel.set_loading(True)
+
+    def onSceneEndImport(self, caller, event):
+        """Show the state that was loaded, once the selectors list the nodes that it names."""
+        later(0, self._show_loaded_state)
+
+    def _show_loaded_state(self):
+        if not self.panels:  # reloaded meanwhile
+            return
+        self.compare_panel.set_loading(False)
+        if self.parent.isEntered:
+            self._take_parameter_node()
+
+    def onNodeRemoved(self, caller, event):
+        """Let the Compare panel look at what it lists."""
+        self.compare_panel.node_removed()
 
     def onReload(self):
         """Drop the packages too: the stock reload knows this file only."""

@@ -53,6 +53,7 @@ class ComparePanel(RunPanel[CompareLogic]):
         self._organs: list[Organ] = []
         self._reference: Any = None
         self._offered: set[str] = set()
+        self._loading = False
         self._predictions = PredictionTable(self.ui.predictionsTable, self._prediction_organ_chosen)
         self.results = CompareResults(self.ui, later, self._say)
         connect(self.ui.organBox, "currentIndexChanged(int)", self._organ_chosen)
@@ -83,6 +84,15 @@ class ComparePanel(RunPanel[CompareLogic]):
             if node.GetID() not in self._offered and node is not self._node.compareReference:
                 self.ui.predictionsBox.setCheckState(node, qt.Qt.Checked)
         self._offered = {node.GetID() for node in results}
+
+    def set_loading(self, loading: bool) -> None:
+        """Whether a scene is being loaded: the box of segmentations then forgets its ticks, which nobody wanted."""
+        self._loading = loading
+
+    def node_removed(self) -> None:
+        """A node has left the scene; the box does not tell that it was ticked."""
+        if self._node is not None and self._predictions.has_lost_a_node():
+            self._ticked()
 
     def refresh(self) -> None:
         """Enable what can be used now, and say why the rest cannot."""
@@ -144,7 +154,7 @@ class ComparePanel(RunPanel[CompareLogic]):
         return [node for node in checked if node is not self._reference]
 
     def _ticked(self) -> None:
-        if self._node is not None:
+        if self._node is not None and not self._loading:
             self._node.comparePredictions = self._ticked_nodes()
             self._list_predictions()
             self.refresh()

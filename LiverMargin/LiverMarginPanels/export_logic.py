@@ -15,6 +15,7 @@ from LiverMarginLib.io.volume_writers import write_volume
 from LiverMarginLib.io.writers import check_output, check_place, write_labelmap
 from LiverMarginLib.jobs.compare import CompareJob
 from LiverMarginLib.jobs.export import KITTI, ExportJob
+from LiverMarginLib.volume import Modality
 from LiverMarginPanels.file_names import check_file_name
 from LiverMarginPanels.organ_choice import Organ, needed_counterpart, organ_labels
 from LiverMarginPanels.run_logic import RunLogic
@@ -128,7 +129,9 @@ class ExportLogic(RunLogic[list[Path]]):
             for note in labels.provenance.get("notes", ()):
                 self.noticed.emit(note)
             write_labelmap(labels, folder / "labels.seg.nrrd")
-            image = self._write_image(node, folder) if {KITTI, REPORT} & set(settings.suffixes) else None
+            image, modality = None, Modality.UNKNOWN
+            if {KITTI, REPORT} & set(settings.suffixes):
+                image, modality = self._write_image(node, folder)
             reports = [output for output in outputs if output.name.endswith(REPORT)]
             if reports and settings.reference is not None:
                 self._report = reports[0], _report_job(node, *settings.reference, folder, image)
@@ -144,6 +147,7 @@ class ExportLogic(RunLogic[list[Path]]):
                     tuple(str(output) for output in by_worker),
                     source=None if settings.source is None else str(settings.source),
                     image=image,
+                    modality=None if modality is Modality.UNKNOWN else modality.value,
                 ),
             )
 
@@ -160,12 +164,13 @@ class ExportLogic(RunLogic[list[Path]]):
             return False
         return True
 
-    def _write_image(self, node: Any, folder: Path) -> str | None:
+    def _write_image(self, node: Any, folder: Path) -> tuple[str | None, Modality]:
         """Write the volume that was segmented, if it is still in the scene."""
         volume = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
         if volume is None:
-            return None
-        return str(write_volume(mrml.volume_from_node(volume), folder / "image.nrrd", compress=False))
+            return None, Modality.UNKNOWN
+        image = mrml.volume_from_node(volume)
+        return str(write_volume(image, folder / "image.nrrd", compress=False)), image.modality
 
     def _go_on(self, values: Mapping[str, Any]) -> bool:
         """After the export comes the comparison of the report."""

@@ -77,7 +77,9 @@ class RunPanel(Generic[Logic]):
                     _title_choices(getattr(self.ui, name))
             self._observer = node.AddObserver("ModifiedEvent", lambda *_: self.refresh())
         self._node_changed()
-        if node is not None:
+        if node is None:
+            self._clear()
+        else:
             self.refresh()
 
     def cleanup(self) -> None:

@@ -74,6 +74,10 @@ class PredictionTable:
             if 0 <= box.currentIndex < len(organs)
         ]
 
+    def has_lost_a_node(self) -> bool:
+        """Whether a node that is listed has left the scene."""
+        return any(node.GetScene() is None for node in self._nodes)
+
     def undecided(self) -> list[str]:
         """Names of the nodes of which no segment is chosen."""
         decided = [compared.node for compared in self.compared()]

@@ -18,7 +18,7 @@ _XML = (
     '<layout type="vertical" split="true">'
     + "".join(
         f'<item><view class="vtkMRMLPlotViewNode" singletontag="{tag}">'
-        f'<property name="viewlabel" action="default">{tag[-5:]}</property></view></item>'
+        f'<property name="viewlabel" action="default">{tag.removeprefix("LiverMargin")}</property></view></item>'
         for tag in _VIEWS
     )
     + "</layout>"

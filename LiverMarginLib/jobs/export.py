@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from LiverMarginLib.errors import GeometryError
 from LiverMarginLib.events import CancelToken, Notice, OnEvent, Progress
-from LiverMarginLib.jobs.base import Job
+from LiverMarginLib.jobs.base import Job, modality_named
 
 if TYPE_CHECKING:
     from LiverMarginLib.volume import LabelMap
@@ -33,6 +33,8 @@ class ExportJob(Job):
         The DICOM series that a DICOM SEG must reference; of several, the one on whose planes the labels lie.
     image : str, optional
         CT or MR whose slices KITTI holds beside the masks.
+    modality : str, optional
+        "CT" or "MR": what `image` is, where its file does not say.
     """
 
     kind: ClassVar[str] = "export"
@@ -42,6 +44,7 @@ class ExportJob(Job):
     labels: tuple[str, ...] = ()
     source: str | None = None
     image: str | None = None
+    modality: str | None = None
 
     def execute(self, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
         """Read, choose, write; see `LiverMarginLib.jobs.run`."""
@@ -78,7 +81,9 @@ class ExportJob(Job):
         from LiverMarginLib.io.readers import read_volume
 
         names = {segment.label: segment.name.casefold() for segment in labels.segments}
-        image = None if self.image is None else read_volume(self.image, on_event=on_event)
+        image = None
+        if self.image is not None:
+            image = read_volume(self.image, modality=modality_named(self.modality), on_event=on_event)
         try:
             write_kitti(image, labels, path, label_name=names or "liver", overwrite=True)
         except GeometryError:

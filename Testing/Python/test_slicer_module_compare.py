@@ -48,10 +48,10 @@ def box(orientation: str, start=(2, 3, 4), stop=(9, 10, 12), label=1) -> np.ndar
     return array
 
 
-def add(stage: CompareStage, name: str, array: np.ndarray, orientation="LPS", segments=(LIVER,)):
+def add(stage: CompareStage, name: str, array: np.ndarray, orientation="LPS", segments=(LIVER,), provenance=None):
     grid = geometry(orientation, SHAPE)
     volume = stage.scene.GetFirstNodeByName("volume") or add_volume(stage.scene, grid, np.zeros(SHAPE, np.int16))
-    return mrml.labels_to_node(LabelMap(array, grid, segments), volume, name)
+    return mrml.labels_to_node(LabelMap(array, grid, segments, provenance or {}), volume, name)
 
 
 def whole(node) -> Compared:
@@ -258,6 +258,46 @@ def test_each_prediction_has_its_own_segment_and_the_choice_is_kept(stage):
     panel.ui.applyButton.click()
     assert list(stage.process.job["predictions"]) == ["model", "volume"]
     panel.cleanup()
+
+
+def test_the_reference_and_new_results_of_models_are_proposed_when_the_panel_is_opened(stage):
+    truth = add(stage, "truth", box("LPS"))
+    first = add(stage, "first", box("LPS"), provenance={"model": {"name": "unet"}})
+    panel, node = compare_panel(stage)
+    panel.opened()
+    assert node.compareReference is truth and panel.ui.predictionsBox.items == [first]
+    panel.ui.predictionsBox.items.clear()  # the user unticks it, and it is not proposed again
+    second = add(stage, "second", box("LPS"), provenance={"model": {"name": "mask-rcnn"}})
+    panel.opened()
+    assert panel.ui.predictionsBox.items == [second]
+    node.compareReference = None
+    add(stage, "another reader", box("LPS"))  # which of the two is the reference, only the user knows
+    panel.opened()
+    assert node.compareReference is None
+
+
+def test_a_prediction_that_leaves_the_scene_leaves_the_list(stage):
+    panel, node = compare_panel(stage, compareReference=add(stage, "truth", box("LPS")))
+    gone, stays = add(stage, "gone", box("LPS")), add(stage, "stays", box("LPS"))
+    tick(panel, gone, stays)
+    panel.ui.predictionsBox.items = [None, stays]  # what the box holds then
+    stage.scene.RemoveNode(gone)
+    panel.node_removed()
+    assert panel.ui.predictionsTable.rowCount == 1 and node.comparePredictions == [stays]
+    panel.cleanup()
+    panel.node_removed()
+    assert node.comparePredictions == [stays]
+
+
+def test_what_the_box_forgets_while_a_scene_is_loaded_is_not_written_into_it(stage):
+    model = add(stage, "model", box("LPS"))
+    panel, node = compare_panel(stage, compareReference=add(stage, "truth", box("LPS")), comparePredictions=[model])
+    panel.set_loading(True)
+    tick(panel)
+    assert node.comparePredictions == [model]
+    panel.set_loading(False)
+    tick(panel)
+    assert node.comparePredictions == []
 
 
 def test_a_prediction_that_is_an_image_is_said_and_not_compared(stage):

@@ -6,6 +6,7 @@ import importlib
 import re
 import shutil
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,9 @@ class Stage:
         monkeypatch.setenv("LIVERMARGIN_MODELS", str(tmp_path / "models"))
         monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
         monkeypatch.setattr("LiverMarginLib.models.store._PACKAGE", tmp_path / "no shipped models")
-        (tmp_path / "runs").mkdir()
+        for name in ("runs", "temporary"):
+            (tmp_path / name).mkdir()
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))  # of panels that make their own logic
         self.runs, self.clock, self.process = tmp_path / "runs", Clock(), FakeProcess()
         self.client = WorkerClient(lambda: self.process, self.clock.later)
 
@@ -244,6 +247,21 @@ def export_parameters(stage: Stage, tmp_path, **parameters) -> Parameters:
 def test_the_export_panel_offers_what_the_library_writes(stage):
     offered = importlib.import_module("LiverMarginPanels.export_panel").FORMATS
     assert set(offered) <= {*formats(), KITTI, ".html"}
+
+
+def test_the_export_panel_proposes_the_newest_result_of_a_model_and_not_the_reference(stage, tmp_path):
+    panel, node = stage.panel("Export", stage.client, lambda: COMMAND), export_parameters(stage, tmp_path)
+    reference, node.exportSegmentation = node.exportSegmentation, None
+    panel.set_parameter_node(node)
+    panel.opened()
+    assert node.exportSegmentation is reference  # there is nothing else
+    made = replace(example(geometry("oblique")), provenance={"model": {"name": "unet"}})
+    results = [mrml.labels_to_node(made, add_volume(stage.scene, geometry("oblique")), name) for name in "ab"]
+    panel.opened()
+    assert node.exportSegmentation is reference  # the user's choice stays
+    node.exportSegmentation = None
+    panel.opened()
+    assert node.exportSegmentation is results[1]
 
 
 def test_the_export_panel_writes_what_is_ticked_and_lists_it(stage, tmp_path):
