@@ -73,7 +73,7 @@ class LiverMarginParameterNode:
     trainData: pathlib.Path
     trainLabel: str = ""
     trainPhantoms: Annotated[int, WithinRange(4, 10000)] = 40
-    trainModel: Annotated[str, Choice(["unet", "unet3d", "dncnn-sr", "detectron2"])] = "unet"
+    trainModel: Annotated[str, Choice(["unet", "unet3d", "medformer", "dncnn-sr", "detectron2"])] = "unet"
     trainProfile: str = "robust"
     trainInitial: str = ""
     trainModality: Annotated[str, Choice(["CT", "MR"])] = "CT"

@@ -129,7 +129,7 @@ class TrainPanel(RunPanel[TrainLogic]):
 
     def _start(self) -> None:
         settings = self._settings()
-        score = {"dncnn-sr": _("PSNR (dB)"), "unet3d": _("Dice")}.get(settings.model, _("IoU"))
+        score = {"dncnn-sr": _("PSNR (dB)"), "unet3d": _("Dice"), "medformer": _("Dice")}.get(settings.model, _("IoU"))
         self._curves = TrainingCurves(slicer.mrmlScene, score)
         self.logic.start(settings, self._command())
         self.ui.curvesButton.checked = True
