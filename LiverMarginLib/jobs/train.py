@@ -218,7 +218,7 @@ class TrainJob(DatasetJob):
             lesions=self.phantom_lesions,
             lesion_mm=self.phantom_lesion_mm,
             random_contrast=self.phantom_random_contrast,
-            modality=self.modality,
+            modality=self.modality.upper(),
         )
         if self.model == "dncnn-sr":  # learns from clean slices, which it spoils itself
             train = replace(train, noise_hu=1.0, streaks=0.0)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import CancelToken, Notice, OnEvent, Progress
+from LiverMarginLib.jobs.cohort import TEST_SEEDS, VALIDATION_SEEDS, PhantomCohort
 from LiverMarginLib.jobs.dataset import DatasetJob
-from LiverMarginLib.jobs.train import TEST_SEEDS, VALIDATION_SEEDS, PhantomCohort, TrainJob, phantom_grid, require_torch
+from LiverMarginLib.jobs.train import TrainJob, phantom_grid, require_torch
 from LiverMarginLib.volume import Modality
 
 if TYPE_CHECKING:

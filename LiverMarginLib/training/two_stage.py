@@ -143,7 +143,6 @@ class TwoStageStudy:
         if modality not in self._livers:
             cohort, name = self._cohorts[modality], f"liver-{modality.value.lower()}"
             config = for_modalities(for_target(self._liver, Target.LIVER), [modality])
-            config = replace(config, volume=replace(config.volume, localiser=None))
             self._livers[modality] = self._learn(config, cohort.train, cohort.validation, name, modality)
         return self._livers[modality]
 

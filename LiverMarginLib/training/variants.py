@@ -38,6 +38,8 @@ _LABELS = {Target.LIVER: (1,), Target.CANCER: (2,), Target.BOTH: (1, 2)}
 def for_target(config: TrainConfig, target: Target) -> TrainConfig:
     """Let a profile for liver and cancer learn one of them; its class weights go with its classes.
 
+    A network for the liver sees whole images, whatever the profile: it is what others find the liver by.
+
     Raises
     ------
     InputError
@@ -56,6 +58,7 @@ def for_target(config: TrainConfig, target: Target) -> TrainConfig:
             config.volume,
             labels=labels,
             whole_organ=target is Target.LIVER,
+            localiser=None if target is Target.LIVER else config.volume.localiser,
             # Of masses alone there may be many, and of liver and masses the largest piece is the liver.
             largest_component=config.volume.largest_component and target is not Target.CANCER,
         ),
@@ -66,7 +69,8 @@ def for_modalities(config: TrainConfig, modalities: Sequence[Modality]) -> Train
     """Let a profile for CT learn images of other modalities, each normalised in its own way.
 
     MR is clipped to the percentiles 2 and 98 of each image and z-scored by itself. Beside it, a window of CT that would
-    become 0 to 1 becomes -2 to 2, about the range of those z-scores.
+    become 0 to 1 becomes -2 to 2, about the range of those z-scores. The localiser of a profile is for CT: a network
+    for MR alone sees whole images unless it is given one.
 
     Parameters
     ----------
@@ -94,6 +98,7 @@ def for_modalities(config: TrainConfig, modalities: Sequence[Modality]) -> Train
                 normalisation=NormalisationKind.Z_SCORE,
                 mean=None,
                 deviation=None,
+                localiser=None,
             ),
         )
     volume = config.volume

@@ -19,7 +19,8 @@ from LiverMarginLib.events import CancelToken, Notice, ignore
 from LiverMarginLib.io.readers import read_labels
 from LiverMarginLib.io.volume_writers import write_volume
 from LiverMarginLib.io.writers import write_labelmap
-from LiverMarginLib.jobs.train import PhantomCohort, TrainJob
+from LiverMarginLib.jobs.cohort import PhantomCohort
+from LiverMarginLib.jobs.train import TrainJob
 from LiverMarginLib.jobs.two_stage import AblationJob, TwoStageJob
 from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.models.intensity_fields import Window, WindowUnit
@@ -51,6 +52,7 @@ def test_a_profile_learns_what_is_asked_for_and_its_class_weights_go_along() -> 
     assert liver.volume.labels == (1,) and liver.volume.whole_organ and liver.loss.class_weights == (0.2, 1.0)
     assert cancer.volume.labels == (2,) and not cancer.volume.whole_organ and cancer.loss.class_weights == (0.2, 2.5)
     assert not cancer.volume.largest_component and liver.volume.largest_component
+    assert liver.volume.localiser is None and cancer.volume.localiser == "unet-ct"
     assert for_target(base, Target.BOTH) == base
     with pytest.raises(InputError, match="choose another"):
         for_target(liver, Target.BOTH)
@@ -69,6 +71,7 @@ def test_mr_is_clipped_to_percentiles_and_z_scored_and_ct_beside_it_has_the_same
     mr = for_modalities(base, [MR])
     assert (mr.window, mr.volume.window_unit, mr.intensity) == ((2, 98), WindowUnit.PERCENTILE, IntensityKind.ARBITRARY)
     assert mr.volume.normalisation is NormalisationKind.Z_SCORE and mr.volume.mean is None
+    assert mr.volume.localiser is None and base.volume.localiser == "unet-ct"
     both = for_modalities(base, [CT, MR])
     assert (both.volume.mean, both.volume.deviation) == (40.0, 100.0)
     assert [item.modality for item in both.volume.other_modalities] == [MR]
