@@ -60,3 +60,8 @@ def in_own_process(arguments: list[str]) -> dict[str, Any]:
     if result.returncode:
         raise RuntimeError((result.stderr.strip().splitlines() or ["no message"])[-1])
     return dict(json.loads(result.stdout.strip().splitlines()[-1]))
+
+
+def load() -> float:
+    """Return how many processes wanted a core in the last minute, ours included; 0 where nobody counts."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
