@@ -28,6 +28,7 @@ from model_tools import (
 
 from LiverMarginLib.errors import BundleError, ResourceError
 from LiverMarginLib.inference.segmenter import load_segmenter
+from LiverMarginLib.models import bundle as bundle_module
 from LiverMarginLib.models.bundle import Bundle, save_bundle, write_bundle
 from LiverMarginLib.models.manifest import Manifest
 
@@ -307,3 +308,36 @@ def test_a_folder_without_a_description_and_an_unreadable_one_are_refused(tmp_pa
         os.mkfifo(tmp_path / "model.json")  # reading it would wait for ever
         with pytest.raises(BundleError, match=r"model\.json"):
             Bundle.load(tmp_path)
+
+
+def test_a_file_is_hashed_again_only_if_it_may_have_changed(tiny_model, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(tiny_model.folder, tmp_path / "m"))
+    hashed: list[str] = []
+    digest = bundle_module.hashlib.file_digest
+    monkeypatch.setattr(
+        bundle_module.hashlib, "file_digest", lambda stream, kind: hashed.append(stream.name) or digest(stream, kind)
+    )
+
+    Bundle.load(folder)
+    Bundle.load(folder)
+    assert len(hashed) == 4  # too young to be sure of
+    monkeypatch.setattr(bundle_module, "_SETTLED_SECONDS", -1.0)
+    Bundle.load(folder)
+    assert len(hashed) == 6
+    Bundle.load(folder)
+    assert len(hashed) == 6
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.onnx").write_bytes(content)
+    with pytest.raises(BundleError, match="damaged or has been changed"):
+        Bundle.load(folder)
+
+
+def test_what_is_computed_with_is_always_hashed(tiny_model, tmp_path):
+    folder = Path(shutil.copytree(tiny_model.folder, tmp_path / "m"))
+    bundle = Bundle.load(folder)
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.onnx").write_bytes(content)
+    with pytest.raises(BundleError, match="damaged or has been changed"):
+        bundle.read("model.onnx")
