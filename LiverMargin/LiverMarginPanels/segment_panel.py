@@ -312,6 +312,13 @@ def _summary(finding: Finding, named: bool) -> str:
                     name=segment["name"], volume=f"{segment['volume_ml']:.1f}", slices=segment["slices"]
                 )
             )
+    confidence, worst = finding.values.get("confidence"), finding.values.get("least_sure_slice")
+    if confidence is not None and worst is not None:
+        lines.append(
+            _("confidence {mean}, lowest in slice {slice}: {lowest}").format(
+                mean=f"{confidence:.2f}", slice=worst, lowest=f"{finding.values['slice_confidence'][worst]:.2f}"
+            )
+        )
     seconds = finding.values.get("seconds", {}).get("segment")
     if seconds is not None:
         device = finding.values.get("device", "")

@@ -68,7 +68,11 @@ class CaseRecord:
         By segment; None where the voxel spacing is not known.
     slices : int
     confidence : float, optional
-        See `LiverMarginLib.inference.slicewise`.
+        See `LiverMarginLib.inference.labelling.Confidence`.
+    least_sure_slice : int, optional
+        Axial slice, from 0 at the inferior end, with the lowest confidence.
+    least_confidence : float, optional
+        Of that slice.
     metrics : mapping of str to float
         By column of `LiverMarginLib.comparison.patient_columns`, infinite ones as text; empty without a reference.
     device : str
@@ -87,6 +91,8 @@ class CaseRecord:
     volumes_ml: Mapping[str, float | None] = field(default_factory=dict)
     slices: int = 0
     confidence: float | None = None
+    least_sure_slice: int | None = None
+    least_confidence: float | None = None
     metrics: Mapping[str, float | str | None] = field(default_factory=dict)
     device: str = ""
     files: Mapping[str, str] = field(default_factory=dict)

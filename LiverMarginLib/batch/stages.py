@@ -211,6 +211,7 @@ class FinishJob(CaseJob):
         reference, metrics, error = self._measure(case, labels, listen, cancel)
         draw_preview(volume, labels, reference, made / PREVIEW)
         found = measurements(volume, labels)
+        worst = found["least_sure_slice"]
         empty = not any(segment["voxels"] for segment in found["segments"])
         record = CaseRecord(
             case=case.name,
@@ -221,7 +222,9 @@ class FinishJob(CaseJob):
             seconds={**self.seconds, "finish": round(time.perf_counter() - started, 3)},
             volumes_ml={segment["name"]: segment["volume_ml"] for segment in found["segments"]},
             slices=found["slices"],
-            confidence=labels.provenance.get("confidence"),
+            confidence=found["confidence"],
+            least_sure_slice=worst,
+            least_confidence=None if worst is None else found["slice_confidence"][worst],
             metrics=metrics,
             device=labels.provenance["device"],
             files={path.name: sha256_of(path) for path in sorted(made.iterdir())},

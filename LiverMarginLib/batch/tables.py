@@ -30,6 +30,8 @@ def row(record: CaseRecord) -> dict[str, Any]:
         "volume_ml": _blank(volumes[0][1] if volumes else None),
         "other_volumes_ml": "; ".join(f"{name} {_blank(volume)}" for name, volume in volumes[1:]),
         "confidence": _blank(record.confidence),
+        "least_sure_slice": _blank(record.least_sure_slice),
+        "least_confidence": _blank(record.least_confidence),
         "slices": record.slices or "",
         **{key: _blank(record.metrics.get(key)) for key in METRICS},
         "device": record.device,

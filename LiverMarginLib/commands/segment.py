@@ -76,6 +76,10 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     for segment in result["segments"]:
         volume = "volume unknown (no spacing)" if segment["volume_ml"] is None else f"{segment['volume_ml']:.1f} ml"
         lines.append(f"{segment['name']}: {volume} on {segment['slices']} of {result['slices']} slices")
+    if result["confidence"] is not None:
+        worst = result["least_sure_slice"]
+        where = "" if worst is None else f"; lowest in slice {worst}: {result['slice_confidence'][worst]:.2f}"
+        lines.append(f"confidence {result['confidence']:.2f}{where}")
     lines += [f"written: {path}" for path in result["outputs"]]
     terminal.result(result, lines)
     return 0

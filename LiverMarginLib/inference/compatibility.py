@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from LiverMarginLib.errors import InputError
+from LiverMarginLib.inference.resemblance import strangeness
 from LiverMarginLib.models.intensity_fields import Window, WindowUnit
 from LiverMarginLib.models.manifest import Manifest
 from LiverMarginLib.models.volumetric_fields import Normalisation, NormalisationKind
@@ -101,7 +102,11 @@ def plan_input(volume: Volume, manifest: Manifest, *, allow_mismatch: bool = Fal
     if mismatch:
         notices.append(f"{mismatch}; the result may be wrong.")
     window = manifest.window if kind is manifest.input_kind else _forced_window(kind)
-    low, high = intensity_limits(axial_view(volume.geometry).to_view(volume.array), window)
+    view = axial_view(volume.geometry)
+    planes = view.to_view(volume.array)
+    if volume.spacing_known and not mismatch:
+        notices += strangeness(planes, view.geometry.spacing, kind, manifest.training)
+    low, high = intensity_limits(planes, window)
     return InputPlan(low, high, tuple(notices), plan_scale(volume.array, manifest.normalisation, low, high))
 
 

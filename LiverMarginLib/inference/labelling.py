@@ -78,17 +78,41 @@ class Confidence:
 
     def __init__(self, exclusive: bool = False) -> None:
         self._exclusive = exclusive
-        self._voxels, self._sum = 0, 0.0
+        self._slices: list[tuple[int, float]] = []  # number of labelled voxels, and the sum of their probabilities
 
     def add(self, probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) -> None:
-        """Count voxels: probabilities of shape (classes, ...), and their labels of shape (...)."""
+        """Count the voxels of the next slice: probabilities of shape (classes, ...), and their labels, shape (...)."""
         inside = labels > 0
         found = probabilities[:, inside]
-        self._voxels += found.shape[1]
         something = found.sum(axis=0) if self._exclusive else found.max(axis=0, initial=0.0)
-        self._sum += float(something.sum(dtype=np.float64))
+        self._slices.append((found.shape[1], float(something.sum(dtype=np.float64))))
 
     @property
     def value(self) -> float | None:
         """Four digits; None if nothing was labelled."""
-        return round(self._sum / self._voxels, 4) if self._voxels else None
+        return _mean(sum(voxels for voxels, _ in self._slices), sum(total for _, total in self._slices))
+
+    def by_slice(self, planes: npt.NDArray[np.uint8], first: int) -> list[float | None]:
+        """The same for each slice of a result.
+
+        Parameters
+        ----------
+        planes : ndarray of uint8, shape (k, j, i)
+            The final labels in the axial view.
+        first : int
+            Index of the slice that was added first.
+
+        Returns
+        -------
+        list of float
+            One for each slice; None where nothing is labelled in the end.
+        """
+        values: list[float | None] = [None] * len(planes)
+        for k, (voxels, total) in enumerate(self._slices, first):
+            if planes[k].any():
+                values[k] = _mean(voxels, total)
+        return values
+
+
+def _mean(voxels: int, total: float) -> float | None:
+    return round(total / voxels, 4) if voxels else None

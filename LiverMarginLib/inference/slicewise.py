@@ -103,7 +103,7 @@ def segment_volume(
     labelling = Labelling.of(manifest, options.threshold)
     source = _NetworkInputs(voxels, plan, fit, manifest.context_slices)
     confidence = _label_slices(planes, source, slices, predictor, labelling, manifest.name, tell, cancel)
-    finished = finish(planes, volume, manifest, options, tell, cancel)
+    finished = finish(planes, volume, manifest, options, tell, cancel, confidence, slices.start)
     record = provenance(bundle, predictor.segmenter) | {
         "options": {
             "threshold": labelling.threshold,
@@ -112,8 +112,7 @@ def segment_volume(
             "allow_mismatch": options.allow_mismatch,
             **finished["options"],
         },
-        "pieces_removed": finished["pieces_removed"],
-        "confidence": confidence,
+        **{key: finished[key] for key in ("pieces_removed", "confidence", "slice_confidence")},
         "notices": tell.notices,
     }
     return LabelMap(labels, volume.geometry, manifest.labels, record)
@@ -153,7 +152,7 @@ def _label_slices(
     name: str,
     tell: OnEvent,
     cancel: CancelToken,
-) -> float | None:
+) -> Confidence:
     """Write the labels of `slices` into `planes` (the axial view of the result), tell of each, return `Confidence`."""
     confidence = Confidence(labelling.exclusive)
     k = slices.start
@@ -168,4 +167,4 @@ def _label_slices(
             tell(Progress(k + 1 - slices.start, len(slices), SEGMENTING))
             tell(SliceReady(k))
             k += 1
-    return confidence.value
+    return confidence

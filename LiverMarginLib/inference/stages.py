@@ -10,8 +10,10 @@ import numpy.typing as npt
 
 from LiverMarginLib.errors import BundleError
 from LiverMarginLib.events import CancelToken, Event, Notice, OnEvent, Progress
+from LiverMarginLib.inference.labelling import Confidence
 from LiverMarginLib.inference.options import SegmentOptions
-from LiverMarginLib.inference.postprocessing import bounding_box, postprocess
+from LiverMarginLib.inference.plausibility import doubts
+from LiverMarginLib.inference.postprocessing import postprocess
 from LiverMarginLib.models.manifest import Manifest
 from LiverMarginLib.volume import Volume
 
@@ -45,18 +47,23 @@ def finish(
     options: SegmentOptions,
     tell: OnEvent,
     cancel: CancelToken,
+    confidence: Confidence,
+    first: int,
 ) -> dict[str, Any]:
-    """Post-process the labels of a volume, in place, and say if nothing was found.
+    """Post-process the labels of a volume, in place, and say if nothing was found or what was is doubtful.
 
     Parameters
     ----------
     planes : ndarray of uint8, shape (k, j, i)
         The labels in the axial view.
+    confidence : Confidence
+        Of the slices from the one with the index `first` on.
 
     Returns
     -------
     dict
-        For the provenance: the ``options`` that were used and the number of ``pieces_removed``.
+        For the provenance: the ``options`` that were used, the number of ``pieces_removed``, the ``confidence`` and
+        the ``slice_confidence``.
     """
     chosen = options.postprocessing(manifest)
     if chosen.min_volume_ml > 0 and not volume.spacing_known:
@@ -66,14 +73,19 @@ def finish(
     removed = postprocess(planes, volume.geometry.voxel_volume, chosen, organ=manifest.labels[0].label)
     cancel.check()
     tell(Progress(1, 1, POSTPROCESSING))
-    if bounding_box(planes) is None:
-        tell(Notice(f"No {manifest.labels[0].name.lower()} was found in this image."))
+    for doubt in doubts(planes, volume, manifest, confidence.value):
+        tell(Notice(doubt))
     used = {
         "largest_component": chosen.largest_component,
         "fill_holes": chosen.fill_holes.value,
         "min_volume_ml": chosen.min_volume_ml,
     }
-    return {"options": used, "pieces_removed": removed}
+    return {
+        "options": used,
+        "pieces_removed": removed,
+        "confidence": confidence.value,
+        "slice_confidence": confidence.by_slice(planes, first),
+    }
 
 
 def check_numbers(probabilities: npt.NDArray[np.float32], name: str, device: str) -> None:

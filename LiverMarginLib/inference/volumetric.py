@@ -153,7 +153,7 @@ def segment_blocks(
             if unsure is not None:
                 view.to_view(unsure)[index][box[1:]] = np.clip(probabilities[-1], 0, 1)
             tell(SliceReady(index))
-    finished = finish(planes, volume, manifest, options, tell, cancel)
+    finished = finish(planes, volume, manifest, options, tell, cancel, confidence, box[0].start)
     record = provenance(bundle, predictor.segmenter) | {
         "options": {
             "threshold": labelling.threshold,
@@ -165,8 +165,7 @@ def segment_blocks(
             **finished["options"],
             **({"uncertainty": options.uncertainty.value, "seed": options.seed} if options.samples else {}),
         },
-        "pieces_removed": finished["pieces_removed"],
-        "confidence": confidence.value,
+        **{key: finished[key] for key in ("pieces_removed", "confidence", "slice_confidence")},
         "notices": tell.notices,
     }
     result = LabelMap(labels, volume.geometry, manifest.labels, record)

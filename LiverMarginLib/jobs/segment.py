@@ -126,7 +126,6 @@ class SegmentJob(Job):
         return {
             "model": bundles[0].manifest.name,
             "device": labels.provenance["device"],
-            "confidence": labels.provenance.get("confidence"),
             "outputs": written,
             **measurements(volume, labels),
             "seconds": {"read": round(read_seconds, 2), "segment": round(segment_seconds, 2)},
@@ -213,7 +212,11 @@ def _live_labels(path: Path, volume: Volume) -> np.memmap[Any, np.dtype[np.uint8
 
 
 def measurements(volume: Volume, labels: LabelMap) -> dict[str, Any]:
-    """Return what a user wants to know at once: volumes in ml and the slices that carry each label."""
+    """Return what a user wants to know at once.
+
+    Volumes in ml and the slices that carry each label; how sure the model was, of all and of each slice (None where it
+    found nothing), and the slice of which it was least sure, among those with a tenth of the largest section or more.
+    """
     from LiverMarginLib.volume import axial_view
 
     seen = axial_view(labels.geometry).to_view(labels.array)
@@ -231,4 +234,14 @@ def measurements(volume: Volume, labels: LabelMap) -> dict[str, Any]:
                 "last_slice": int(rows[-1]) if len(rows) else None,
             }
         )
-    return {"slices": seen.shape[0], "spacing_known": volume.spacing_known, "segments": segments}
+    by_slice = labels.provenance.get("slice_confidence") or []
+    areas = [int(np.count_nonzero(plane)) for plane in seen]
+    judged = [k for k, value in enumerate(by_slice) if value is not None and areas[k] >= 0.1 * max(areas)]
+    return {
+        "slices": seen.shape[0],
+        "spacing_known": volume.spacing_known,
+        "segments": segments,
+        "confidence": labels.provenance.get("confidence"),
+        "slice_confidence": by_slice,
+        "least_sure_slice": min(judged, key=lambda k: by_slice[k], default=None),
+    }

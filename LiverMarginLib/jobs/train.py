@@ -137,7 +137,7 @@ class TrainJob(DatasetJob):
         }
         complete = result.ending.value != "stopped" or self.bundle_when_stopped
         if result.weights is not None and complete and is_first_process():
-            values["bundle"] = str(self._save(result, config, out).folder)
+            values["bundle"] = str(self._save(result, config, out, train_source).folder)
         return values
 
     def config(self) -> TrainConfig:
@@ -267,10 +267,20 @@ class TrainJob(DatasetJob):
         split.check_against(dataset)
         return split
 
-    def _save(self, result: Any, config: TrainConfig, out: Path) -> Any:
+    def _save(self, result: Any, config: TrainConfig, out: Path, source: Source) -> Any:
+        from LiverMarginLib.inference.resemblance import ENTRY
         from LiverMarginLib.training.bundling import bundle_from_training
+        from LiverMarginLib.training.profiles import is_volumetric
+        from LiverMarginLib.training.seen import ranges_seen
+        from LiverMarginLib.volume import IntensityKind
 
-        source = self._phantoms_in_words() if not self.data else "a data set of the user's own"
+        notes = {
+            "data": self._phantoms_in_words() if not self.data else "a data set of the user's own",
+            "profile": self.profile,
+            "settings": dict(self.settings),
+        }
+        if config.intensity is IntensityKind.HU and self.model != "dncnn-sr" and not is_volumetric(self.model):
+            notes[ENTRY] = ranges_seen(source, config.intensity)
         return bundle_from_training(
             result,
             config,
@@ -279,7 +289,7 @@ class TrainJob(DatasetJob):
             modality=Modality(self.modality.upper()),
             description=self.description,
             licence="Apache-2.0" if not self.data else "",
-            notes={"data": source, "profile": self.profile, "settings": dict(self.settings)},
+            notes=notes,
             half=self.half,
             overwrite=self.overwrite,
         )

@@ -111,6 +111,8 @@ def _card(record: CaseRecord, cases: Path) -> Html:
         facts.append(f"{name} {volume:.0f} ml" if volume is not None else f"{name}: volume unknown")
     if record.confidence is not None:
         facts.append(f"confidence {record.confidence:.2f}")
+    if record.least_confidence is not None and record.least_confidence < _UNSURE:
+        facts.append(f"lowest in slice {record.least_sure_slice}: {record.least_confidence:.2f}")
     if (dice := _metric(record, "dice")) is not None:
         facts.append(f"Dice {number(dice, DEFINITIONS['dice'])}")
     state = None if record.status is Status.DONE else tag("span", record.status, class_="reason worst")
