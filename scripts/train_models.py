@@ -12,27 +12,25 @@ import subprocess
 import sys
 from pathlib import Path
 
-# `--set` in one word a setting; the seeds make no promise on another machine or another version of torch.
-_UNET_256 = ("size=256", "batch=8", "early_stopping=null")
+# The seeds make no promise on another machine, another version of torch or of the phantoms' generator.
 RECIPES: dict[str, tuple[dict[str, object], ...]] = {
     "unet-ct": (
         {
             "train": "unet --profile robust --phantoms 60 --validation-phantoms 4 --seed 1 --epochs 20",
-            "set": (*_UNET_256, "steps_per_epoch=50", "validate_every=5", "schedule.warmup_steps=100",
-                    "optimiser.ema_decay=0.995"),
-        },
-        {
-            "train": "unet --profile robust --phantoms 80 --phantoms-without-liver 12 --seed 3 --epochs 7",
-            "set": (*_UNET_256, "precision=bfloat16", "steps_per_epoch=100", "validate_every=7",
-                    "schedule.warmup_steps=30", "optimiser.learning_rate=0.0012", "optimiser.ema_decay=0.99"),
+            "set": ("size=256", "batch=8", "early_stopping=null", "steps_per_epoch=50", "validate_every=5",
+                    "schedule.warmup_steps=100", "optimiser.ema_decay=0.995"),
         },
     ),
     "maskrcnn-ct": (
-        {"train": "detectron2 --profile small --phantoms 60 --seed 2 --epochs 14", "set": ()},
-        {"train": "detectron2 --profile small-112 --phantoms 60 --seed 2 --epochs 4", "set": ()},
+        {"train": "detectron2 --profile small --phantoms 60 --seed 1 --epochs 8", "set": ()},
+        {"train": "detectron2 --profile small --phantoms 60 --seed 2", "set": ()},
+        {"train": "detectron2 --profile small-112 --phantoms 60 --seed 2 --epochs 4", "set": ("validate_every=4",)},
+    ),
+    "liver-mr": (
         {
-            "train": "detectron2 --profile small-112 --phantoms 80 --phantoms-without-liver 12 --seed 5 --epochs 5",
-            "set": ("optimiser.learning_rate=0.0003",),
+            "train": "unet3d --profile small --modality MR --target liver --phantoms 50 --seed 4 --epochs 10",
+            "set": ("steps_per_epoch=100", "validate_every=5", "model_options.widths=[12,24,48]",
+                    "volume.patch=[48,48,48]", "volume.spacing=[4,4,4]"),
         },
     ),
 }  # fmt: skip
