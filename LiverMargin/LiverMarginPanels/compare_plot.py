@@ -13,6 +13,7 @@ from LiverMarginLib.report.colours import model_styles
 from LiverMarginPanels.compare_result import Comparison, Score
 from LiverMarginPanels.model_titles import model_titles
 
+_HEADROOM = 1.2  # for the legend, which stands where good scores are
 _ROLE = "LiverMargin.Comparison"
 _DASHES = ("LineStyleSolid", "LineStyleDash", "LineStyleDot", "LineStyleDashDot", "LineStyleDashDotDot")
 
@@ -120,7 +121,7 @@ class ComparePlot:
         self.chart.SetLegendVisibility(True)
         self.chart.SetYAxisRangeAuto(score.top is None)
         if score.top is not None:
-            self.chart.SetYAxisRange(0.0, score.top)
+            self.chart.SetYAxisRange(0.0, _HEADROOM * score.top)
 
     def _node(self, kind: str, role: str, name: str) -> Any:
         """The node of this role that an earlier comparison has left in the scene, or a new one."""

@@ -176,7 +176,7 @@ class CompareResults:
         if 0 <= number < len(self._rows):
             chosen = self._rows[number]
             self.go_to(chosen.index)
-            self.ui.placeLabel.text = _("{place} of {count}: slice {index} of {model}").format(
+            self.ui.placeLabel.text = _("{place} of {count}: slice {index}, {model}").format(
                 place=row + 1, count=len(self._rows), index=chosen.index, model=self._titles[chosen.model]
             )
 

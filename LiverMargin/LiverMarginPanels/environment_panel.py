@@ -145,12 +145,14 @@ class EnvironmentPanel:
         self._say("\n".join(problems) or _("Everything that segmenting needs is there."))
 
     def _install(self) -> None:
-        if not hasattr(slicer, "packaging"):
+        try:
+            from slicer import packaging  # no part of slicer until it is imported
+        except ImportError:
             self._say(_("Packages are installed from here in 3D Slicer 5.12 and newer; use pip_install in older ones."))
             return
         self._try(
-            lambda: slicer.packaging.pip_ensure(
-                slicer.packaging.load_requirements(self._requirements),
+            lambda: packaging.pip_ensure(
+                packaging.load_requirements(self._requirements),
                 skip_packages=_SLICERS_OWN,
                 requester="LiverMargin",
             )

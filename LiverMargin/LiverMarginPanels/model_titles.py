@@ -1,4 +1,4 @@
-"""What tables, lists and the legend call the segmentations of a comparison: names of results are long and begin alike."""
+"""What tables, lists and the legend call the segmentations of a comparison: their names are long and begin alike."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def model_titles(names: Iterable[str]) -> dict[str, str]:
     -------
     dict of str to str
         By name. Where a name is longer than `LONGEST`, the words that all names begin with are left out, and what is
-        still too long loses its middle.
+        still too long loses its beginning.
     """
     names = list(names)
     skipped = _shared_words(names) if any(len(name) > LONGEST for name in names) else 0
@@ -43,5 +43,10 @@ def _shared_words(names: list[str]) -> int:
 
 
 def _cut(name: str) -> str:
-    half = LONGEST // 2
-    return name if len(name) <= LONGEST else f"{name[:half].rstrip()} ... {name[-half:].lstrip()}"
+    """The last words of a long name: results of models end with the model's name."""
+    if len(name) <= LONGEST:
+        return name
+    words = name.split(" ")
+    while len(words) > 1 and len(" ".join(words)) > LONGEST - 4:
+        del words[0]
+    return f"... {' '.join(words)[-LONGEST:]}"

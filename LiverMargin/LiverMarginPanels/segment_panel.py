@@ -121,7 +121,7 @@ class SegmentPanel(RunPanel[SegmentationQueue]):
         super().refresh()
         ui = self.ui
         ui.firstSliceBox.enabled = ui.lastSliceBox.enabled = not ui.allSlicesCheck.checked
-        lacking = "" if self._other_python() else missing_runtime()
+        lacking = self._lacking()
         ui.missingBox.visible = bool(lacking)
         ui.missingLabel.text = lacking
 
@@ -153,7 +153,11 @@ class SegmentPanel(RunPanel[SegmentationQueue]):
             return problem
         if not node.allSlices and node.firstSlice > node.lastSlice:
             return _("The first slice lies above the last one.")
-        return ""
+        return _("Install what is missing first.") if self._lacking() else ""
+
+    def _lacking(self) -> str:
+        """What Slicer's own Python lacks to run a model; nothing where another Python runs them."""
+        return "" if self._other_python() else missing_runtime()
 
     def _look_at_volume(self) -> None:
         """Limit the slice range to the slices that the volume has."""

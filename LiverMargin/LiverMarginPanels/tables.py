@@ -51,11 +51,11 @@ def fill(
             if column == 0:
                 item.setData(qt.Qt.UserRole, number)
             table.setItem(number, column, item)
-    table.resizeColumnsToContents()
     if sort_by is not None:
         order = qt.Qt.DescendingOrder if descending else qt.Qt.AscendingOrder
         table.horizontalHeader().setSortIndicator(sort_by, order)
         table.setSortingEnabled(True)  # sorts by the indicator at once
+    table.resizeColumnsToContents()  # with the indicator, which takes room in its heading
 
 
 def row_of(table: Any, shown: int) -> int:

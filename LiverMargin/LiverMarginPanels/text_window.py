@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import qt
 import slicer
-from slicer.i18n import tr as _
 
 _SIZE = 640, 520
 

@@ -240,9 +240,11 @@ class TrainPanel(RunPanel[TrainLogic]):
 
     def _show(self, found: Trained) -> None:
         self._stopping = False
-        lines = [_("{epochs} epochs, ended by: {ending}").format(epochs=found.epochs, ending=found.ending)]
+        endings = {"early stopping": _("it got no better"), "stopped": _("stopped; Resume goes on with it")}
+        ending = endings.get(found.ending, found.ending)
+        lines = [_("Epochs so far: {epochs} ({ending})").format(epochs=found.epochs, ending=ending)]
         if found.best_epoch is not None:
-            scores = ", ".join(f"{name} {value:.3f}" for name, value in found.scores.items())
+            scores = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in found.scores.items())
             lines.append(_("Best epoch {epoch}: {scores}").format(epoch=found.best_epoch, scores=scores))
         if found.bundle is None:
             lines.append(_("There is no model yet; resume the training until its first validation."))

@@ -24,6 +24,8 @@ _XML = (
     + "</layout>"
 )
 _EPOCH = "Epoch"
+_FEWEST_EPOCHS = 3
+_HEADROOM = 1.25  # for the legend, which stands where good scores end
 # Okabe and Ito's orange and blue, which colour-blind people tell apart as well.
 _COLOURS = {"train": (0.902, 0.624, 0.0), "validation": (0.0, 0.447, 0.698)}
 
@@ -96,6 +98,21 @@ class TrainingCurves:
             row = epochs.GetNumberOfValues() - 1
         table.GetColumnByName(curve.column).SetValue(row, point.value)
         table.Modified()  # redraws are collected by the view
+        self._fit(curve.chart)
+
+    def _fit(self, chart: int) -> None:
+        """Let the axes of a chart hold its points; by itself it keeps those that it was shown with."""
+        table = self.table.GetTable()
+        epochs = table.GetColumnByName(_EPOCH)
+        columns = [table.GetColumnByName(curve.column) for curve in _CURVES if curve.chart == chart]
+        rows = range(epochs.GetNumberOfValues())
+        values = [column.GetValue(row) for column in columns for row in rows if math.isfinite(column.GetValue(row))]
+        node = self.charts[chart]
+        was_modifying = node.StartModify()
+        node.SetXAxisRange(0, 1.02 * max(_FEWEST_EPOCHS, *(epochs.GetValue(row) for row in rows)))
+        # Scores are shares of one, but for the decibels of a network that cleans images.
+        node.SetYAxisRange(min(0.0, *values), max(1.0 if chart == 1 else 0.0, *values) * _HEADROOM)
+        node.EndModify(was_modifying)
 
     def show(self) -> int:
         """Show both charts in a layout of their own; return the layout that was there before."""
@@ -121,4 +138,8 @@ def _chart(scene: Any, title: str) -> Any:
     chart.SetTitle(title)
     chart.SetXAxisTitle(_("Epoch"))
     chart.SetYAxisTitle(title)
+    chart.SetXAxisRangeAuto(False)
+    chart.SetYAxisRangeAuto(False)
+    chart.SetXAxisRange(0, _FEWEST_EPOCHS)
+    chart.SetYAxisRange(0, _HEADROOM)
     return chart

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import shutil
+import sys
 import types
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +96,7 @@ def test_without_anything_that_runs_models_the_segment_panel_opens_and_says_why(
     panel, _node = segment_panel(stage)
     assert panel.ui.missingBox.visible
     assert "ONNX Runtime" in panel.ui.missingLabel.text
+    assert not panel.ui.applyButton.enabled
 
 
 def test_a_click_segments_shows_slices_and_ends_with_numbers(stage, tiny_model, tmp_path):
@@ -384,6 +386,7 @@ def test_the_last_lines_of_a_failed_installation_are_shown(stage, monkeypatch):
         raise RuntimeError("\n".join(f"line {n}" for n in range(100)))
 
     packaging = types.SimpleNamespace(pip_ensure=pip_ensure, load_requirements=lambda path: [path])
+    monkeypatch.setitem(sys.modules, "slicer.packaging", packaging)
     monkeypatch.setattr(slicer, "packaging", packaging, raising=False)
     panel.ui.installButton.click()
     assert "line 99" in panel.ui.messageLabel.text and "line 50" not in panel.ui.messageLabel.text

@@ -110,6 +110,8 @@ def test_losses_and_scores_become_curves_and_the_model_is_handed_on(stage, tmp_p
     ]
     charts = [stage.scene.GetNodeByID(view.GetPlotChartNodeID()) for view in views]
     assert [chart.GetTitle() for chart in charts] == ["Loss", "IoU"]
+    for chart, highest in zip(charts, (0.75, 1.0), strict=True):  # axes that hold the points, and no more
+        assert chart.GetXAxisRange()[1] >= 2 and highest < chart.GetYAxisRange()[1] < 2 * highest
     series = [charts[1].GetNthPlotSeriesNode(n) for n in range(charts[1].GetNumberOfPlotSeriesNodes())]
     assert [(each.GetXColumnName(), each.GetYColumnName()) for each in series] == [
         ("Epoch", "Training score"), ("Epoch", "Validation score"),
@@ -118,7 +120,7 @@ def test_losses_and_scores_become_curves_and_the_model_is_handed_on(stage, tmp_p
     result = {"ending": "finished", "bundle": str(bundle), "epochs": 3, "best_epoch": 2, "scores": {"mask_iou": 0.625}}
     stage.process.say(Result(result).to_dict())
     stage.process.ended.emit(0, False)
-    assert models == [bundle] and "Best epoch 2: mask_iou 0.625" in panel.ui.resultLabel.text
+    assert models == [bundle] and "Best epoch 2: mask iou 0.625" in panel.ui.resultLabel.text
     assert not list(stage.runs.iterdir()) and "Careful." in panel.ui.messageLabel.text
     panel.exit()
     assert stage.arrangement.now == 3 and not panel.ui.curvesButton.checked
@@ -217,7 +219,7 @@ def test_a_training_starts_from_a_model_of_the_same_kind_only(stage, tiny_model,
     )
     node.trainModel = "dncnn-sr"
     node.changed()
-    assert panel.ui.initialBox.items == ["nothing"] and panel._settings().job().initial is None
+    assert panel.ui.initialBox.items == ["random"] and panel._settings().job().initial is None
 
 
 def test_the_networks_on_offer_are_those_that_can_be_trained():
