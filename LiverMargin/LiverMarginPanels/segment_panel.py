@@ -146,7 +146,7 @@ class SegmentPanel(RunPanel[SegmentationQueue]):
     def _why_not(self) -> str:
         node, choices = self._node, self._models.ticked()
         if node is None or node.inputVolume is None:
-            return _("Load a CT or MR and choose it as the input volume.")
+            return _("Load a CT or MR and choose it as the image.")
         if not choices:
             return _("Tick a model, or choose the folder of one.")
         if problem := next((choice.problem for choice in choices if choice.manifest is None), ""):

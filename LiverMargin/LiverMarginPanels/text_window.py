@@ -5,7 +5,7 @@ from __future__ import annotations
 import qt
 import slicer
 
-_SIZE = 640, 520
+_SIZE = 760, 520
 
 
 def show_text(title: str, text: str) -> None:
@@ -22,6 +22,7 @@ def show_text(title: str, text: str) -> None:
     layout = qt.QVBoxLayout(window)
     edit = qt.QPlainTextEdit(text)
     edit.setReadOnly(True)
+    edit.setFont(qt.QFontDatabase.systemFont(qt.QFontDatabase.FixedFont))  # some texts are tables
     layout.addWidget(edit)
     buttons = qt.QDialogButtonBox()
     buttons.setStandardButtons(qt.QDialogButtonBox.Close)

@@ -202,9 +202,8 @@ class TrainPanel(RunPanel[TrainLogic]):
 
     def _checked(self, report: DatasetReport) -> None:
         self._idle()
-        lines = [
-            _("{cases} cases, {problems} things to look at.").format(cases=report.cases, problems=len(report.problems))
-        ]
+        found = _("{cases} cases. To look at: {problems}.") if report.problems else _("{cases} cases, nothing odd.")
+        lines = [found.format(cases=report.cases, problems=len(report.problems))]
         lines += report.problems[:_SHOWN_PROBLEMS]
         self._say("\n".join(lines), report.text)
 
@@ -279,6 +278,8 @@ def _profile_text(profile: str) -> str:
         "small-112": _("As small, with finer masks"),
         "tiny": _("To see that it works; learns next to nothing"),
         "mlf_compat": _("As published by liver-ct-segmentation, for comparison"),
+        "lits": _("As published for LiTS; for data of your own, on a large GPU"),
+        "crop_small": _("To try it out: learns lesions within the liver that another model finds"),
         "spacing_aware": _("For data of your own: works in millimetres, whatever the spacing; needs a GPU"),
         "few_shot": _("For a handful of patients; needs a GPU"),
         "few_shot_small": _("For a handful of patients, on a computer without a GPU"),

@@ -422,6 +422,9 @@ def install(monkeypatch: pytest.MonkeyPatch, scene=None, settings: dict | None =
         def setReadOnly(self, only):
             assert only
 
+        def setFont(self, font):
+            assert font == "fixed"
+
     class QDialogButtonBox(Widget):
         Close = 0x00200000
 
@@ -431,6 +434,7 @@ def install(monkeypatch: pytest.MonkeyPatch, scene=None, settings: dict | None =
         def connect(self, signal, receiver, slot):
             return True
 
+    qt.QFontDatabase = types.SimpleNamespace(FixedFont="fixed", systemFont=lambda font: font)
     qt.QDialog, qt.QPlainTextEdit, qt.QDialogButtonBox = QDialog, QPlainTextEdit, QDialogButtonBox
     qt.QVBoxLayout = lambda parent: parent
     monkeypatch.setitem(sys.modules, "qt", qt)

@@ -249,12 +249,16 @@ def test_nodes_that_a_transform_moves_are_refused_with_one_sentence(scene):
 
 def test_nodes_without_labels_are_refused_with_one_sentence(scene):
     import slicer
+    import vtk
 
     grid = geometry("LPS")
     empty = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "nothing")
     filled = mrml.labels_to_node(example(grid), add_volume(scene, grid), "result")
     surface = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "surface")
-    surface.GetSegmentation().AddSegment(slicer.vtkSegment(), "s")
+    surface.GetSegmentation().SetSourceRepresentationName("Closed surface")  # or voxels are made where a rule is known
+    segment = slicer.vtkSegment()
+    segment.AddRepresentation("Closed surface", vtk.vtkPolyData())
+    surface.GetSegmentation().AddSegment(segment, "s")
     colours = scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "colours")
     colours.SetAndObserveImageData(_colour_image())
     for refused in (

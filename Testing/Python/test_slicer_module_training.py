@@ -318,7 +318,7 @@ def test_a_check_that_is_cancelled_or_fails_brings_the_panel_back(stage):
     report = {"cases": [{}, {}], "problems": ["p0 has no liver."], "text": "the whole table"}
     stage.process.say(READY, Result(report).to_dict())
     stage.process.ended.emit(0, False)
-    assert panel.ui.messageLabel.text == "2 cases, 1 things to look at.\np0 has no liver."
+    assert panel.ui.messageLabel.text == "2 cases. To look at: 1.\np0 has no liver."
     panel.ui.detailsButton.click()
     assert stage.seen.windows[-1].shown_text == "the whole table"
 
