@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,10 @@ from LiverMarginLib.errors import LiverMarginError
 from LiverMarginLib.models.bundle import read_manifest
 from LiverMarginLib.models.manifest import Manifest, Task
 from LiverMarginLib.models.store import list_bundles
+from LiverMarginLib.volume import Modality
+
+# Shipped models in the order in which they are proposed: the better on real images first.
+_PROPOSED = ("unet-ct", "liver-mr")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,10 @@ class ModelChoice:
     manifest: Manifest | None
     problem: str = ""
 
+    def accepts(self, modality: Modality) -> bool:
+        """Whether the model was made for images of a modality; one that is not known may be any."""
+        return modality is Modality.UNKNOWN or (self.manifest is not None and modality in self.manifest.modalities)
+
 
 def segmentation_models(own_folders: Iterable[str] = ()) -> list[ModelChoice]:
     """List the models that segment: those of the model folders, then the user's own ones.
@@ -55,6 +63,24 @@ def segmentation_models(own_folders: Iterable[str] = ()) -> list[ModelChoice]:
         if folder.resolve() not in known:
             choices.append(own_model(folder))
     return choices
+
+
+def proposed_model(choices: Sequence[ModelChoice], modality: Modality) -> ModelChoice | None:
+    """Choose the model for a user who has not chosen one.
+
+    Parameters
+    ----------
+    choices : sequence of ModelChoice
+    modality : Modality
+        Of the image.
+
+    Returns
+    -------
+    ModelChoice or None
+        None if no model was made for such images.
+    """
+    fits = [choice for choice in choices if choice.manifest is not None and choice.accepts(modality)]
+    return min(fits, key=lambda choice: _PROPOSED.index(choice.name) if choice.name in _PROPOSED else 99, default=None)
 
 
 def denoising_models() -> list[ModelChoice]:

@@ -29,20 +29,21 @@ class ModelList:
         connect(widget, "itemChanged(QListWidgetItem*)", lambda _item: ticked())
         connect(widget, "currentRowChanged(int)", lambda _row: selected())
 
-    def fill(self, choices: Sequence[ModelChoice], folders: Sequence[str]) -> None:
+    def fill(self, choices: Sequence[ModelChoice], folders: Sequence[str], proposed: ModelChoice | None) -> None:
         """Show models.
 
         Parameters
         ----------
         choices : sequence of ModelChoice
         folders : sequence of str
-            Of the models to tick; where none of them is there, the first that can be used is ticked.
+            Of the models to tick.
+        proposed : ModelChoice, optional
+            Is ticked where none of them is there.
         """
         self._choices = list(choices)
         ticks = [str(choice.folder) in folders for choice in choices]
         if not any(ticks):
-            usable = next((n for n, choice in enumerate(choices) if choice.manifest is not None), None)
-            ticks = [n == usable for n in range(len(choices))]
+            ticks = [choice is proposed for choice in choices]
         was_blocked = self._widget.blockSignals(True)
         self._widget.clear()
         for choice, tick in zip(choices, ticks, strict=True):

@@ -219,7 +219,6 @@ def _title_choices(box: Any) -> None:
         "unet": _("U-Net, slice by slice"),
         "unet3d": _("U-Net in 3-D"),
         "medformer": _("MedFormer in 3-D"),
-        "medformer": _("MedFormer in 3-D"),
         "dncnn-sr": _("DnCNN, removes noise"),
         "detectron2": _("Mask R-CNN (Detectron2)"),
     }

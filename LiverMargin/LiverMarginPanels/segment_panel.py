@@ -21,6 +21,7 @@ from LiverMarginPanels.model_choice import (
     denoising_models,
     missing_runtime,
     own_model,
+    proposed_model,
     segmentation_models,
 )
 from LiverMarginPanels.model_list import ModelList
@@ -62,6 +63,8 @@ class SegmentPanel(RunPanel[SegmentationQueue]):
         super().__init__(widget, logic, command, _("Segment"))
         self._other_python = other_python
         self._denoisers: list[ModelChoice] = []
+        self._choices: list[ModelChoice] = []
+        self._modality = Modality.UNKNOWN
         self._findings: tuple[Finding, ...] = ()
         self._volume: Any = None
 
@@ -111,13 +114,30 @@ class SegmentPanel(RunPanel[SegmentationQueue]):
         """Read the model folders again and keep the ticked models ticked."""
         node = self._node
         own, ticked = (list(node.ownModels), list(node.models)) if node is not None else ([], [])
-        self._models.fill(segmentation_models([*own, *ticked]), ticked)
+        self._choices = segmentation_models([*own, *ticked])
+        self._fill_models()
         self._list_denoisers()
-        self._models_ticked()
+        self.refresh()
+
+    def _fill_models(self) -> None:
+        """List the models; while the user has ticked none, the one for the image is ticked."""
+        self._modality = self._image_modality()
+        ticked = list(self._node.models) if self._node is not None else []
+        self._models.fill(self._choices, ticked, proposed_model(self._choices, self._modality))
+        self._show_model()
+
+    def _image_modality(self) -> Modality:
+        """What the user or the image says of itself."""
+        node = self._node
+        if node is None or node.inputVolume is None:
+            return Modality.UNKNOWN
+        return mrml.modality_of(node.inputVolume) if node.modality == "auto" else Modality(node.modality)
 
     def refresh(self) -> None:
         """Enable what can be used now, and say why the rest cannot."""
         self._look_at_volume()
+        if self._image_modality() is not self._modality:
+            self._fill_models()
         super().refresh()
         ui = self.ui
         ui.firstSliceBox.enabled = ui.lastSliceBox.enabled = not ui.allSlicesCheck.checked
@@ -151,6 +171,10 @@ class SegmentPanel(RunPanel[SegmentationQueue]):
             return _("Tick a model, or choose the folder of one.")
         if problem := next((choice.problem for choice in choices if choice.manifest is None), ""):
             return problem
+        unfit = [choice for choice in choices if not choice.accepts(self._modality)]
+        if unfit and not node.allowMismatch:
+            sentence = _("{model} was not made for {modality}; untick it, or allow it under Advanced.")
+            return sentence.format(model=unfit[0].name, modality=self._modality.value)
         if not node.allSlices and node.firstSlice > node.lastSlice:
             return _("The first slice lies above the last one.")
         return _("Install what is missing first.") if self._lacking() else ""

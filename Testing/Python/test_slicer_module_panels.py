@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import slicer_stand_ins
 from conftest import REPOSITORY
+from LiverMarginPanels import model_choice
 from LiverMarginPanels.detectron_install import DetectronInstall
 from LiverMarginPanels.environment_report import diagnosis_lines
 from LiverMarginPanels.export_logic import ExportLogic, ExportSettings
 from LiverMarginPanels.segmentation_logic import SegmentationLogic
 from LiverMarginPanels.segmentation_queue import SegmentationQueue
 from LiverMarginPanels.worker_client import Command, WorkerClient
-from slicer_stand_ins import COMMAND, READY, Clock, FakeProcess, Parameters, RealProcess
+from slicer_stand_ins import CHECKED, COMMAND, READY, Clock, FakeProcess, Parameters, RealProcess
 from test_mrml import SHAPE, add_volume, example, geometry
 
 from LiverMarginLib import mrml
@@ -31,6 +32,7 @@ from LiverMarginLib.io.writers import formats
 from LiverMarginLib.jobs import run
 from LiverMarginLib.jobs.diagnose import DiagnoseJob
 from LiverMarginLib.jobs.export import KITTI
+from LiverMarginLib.volume import Modality
 
 pytestmark = pytest.mark.slicer
 UI = REPOSITORY / "LiverMargin" / "Resources" / "UI"
@@ -103,7 +105,7 @@ def test_a_click_segments_shows_slices_and_ends_with_numbers(stage, tiny_model, 
     shutil.copytree(tiny_model.folder, tmp_path / "models" / "tiny")
     panel, node = segment_panel(stage)
     assert [item.data(0) for item in panel.ui.modelsList.items] == ["tiny 1.0.0 (CT)"]
-    assert [Path(folder).name for folder in node.models] == ["tiny"]
+    assert panel.ui.modelsList.item(0).checkState() == CHECKED and node.models == []  # proposed, not chosen
     panel.ui.applyButton.click()
     assert panel.ui.applyButton.text == "Cancel" and not panel.ui.settingsBox.enabled
     assert (stage.process.job["modality"], stage.process.job["slices"]) == ("CT", None)
@@ -182,6 +184,36 @@ def test_an_input_that_cannot_be_used_is_said_in_the_panel(stage, tiny_model, tm
     panel.ui.applyButton.click()
     assert panel.ui.messageLabel.visible and "harden the transform" in panel.ui.messageLabel.text
     assert not panel.logic.running and panel.ui.applyButton.enabled
+
+
+def test_the_model_that_was_made_for_the_image_is_proposed_until_the_user_ticks_one(stage, monkeypatch):
+    segment = importlib.import_module("LiverMarginPanels.segment_panel")
+    choices = [
+        model_choice.ModelChoice(Path(name), name, name, types.SimpleNamespace(description="", modalities=(kind,)))
+        for name, kind in (("liver-mr", Modality.MR), ("maskrcnn-ct", Modality.CT), ("unet-ct", Modality.CT))
+    ]
+    monkeypatch.setattr(segment, "segmentation_models", lambda _own: choices)
+    panel, node = segment_panel(stage)
+
+    def ticked() -> list[str]:
+        return [choice.name for choice in panel._models.ticked()]
+
+    assert ticked() == ["unet-ct"] and panel.ui.applyButton.enabled
+    node.modality = "MR"
+    node.changed()
+    assert ticked() == ["liver-mr"]
+    panel.ui.modelsList.tick(1)
+    assert "maskrcnn-ct was not made for MR" in panel.ui.applyButton.toolTip and not panel.ui.applyButton.enabled
+    node.modality = "CT"
+    node.changed()
+    assert ticked() == ["liver-mr", "maskrcnn-ct"] and "liver-mr was not made for CT" in panel.ui.applyButton.toolTip
+    node.allowMismatch = True
+    node.changed()
+    assert panel.ui.applyButton.enabled
+    node.inputVolume, node.models, node.modality = None, [], "auto"
+    node.changed()
+    assert ticked() == ["unet-ct"]  # whose image is not known
+    assert model_choice.proposed_model(choices[:1], Modality.CT) is None
 
 
 def test_a_model_folder_of_ones_own_is_taken_or_refused_with_the_reason(stage, tiny_model, tmp_path):
