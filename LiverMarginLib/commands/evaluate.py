@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fold", type=int, help="which fold of a k-fold split is the test part")
     parser.add_argument("--phantoms", type=int, default=10, help="number of phantom patients (default: 10)")
     parser.add_argument("--phantom-noise", type=float, metavar="HU", help="noise of the phantoms (default: it varies)")
+    parser.add_argument("--modality", choices=("CT", "MR"), help="of phantoms, and of images that do not say it")
     parser.add_argument("--denoise", metavar="BUNDLE", help="evaluate every model after this denoising as well")
     parser.add_argument(
         "--target", choices=("liver", "tumour"), default="liver", help="what is compared; the liver with its masses"
@@ -49,6 +50,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             phantom_spacing=tuple(options.phantom_spacing or PhantomCohort.spacing),
             phantom_lesions=options.phantom_lesions,
             phantom_lesion_mm=tuple(options.phantom_lesion_mm) if options.phantom_lesion_mm else None,
+            modality=options.modality,
             phantom_noise=options.phantom_noise,
             denoise=options.denoise,
             target=options.target,

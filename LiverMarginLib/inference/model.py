@@ -43,6 +43,12 @@ class SegmentationModel:
     localiser: SegmentationModel | None = None
     others: tuple[SegmentationModel, ...] = ()
 
+    @property
+    def bundles(self) -> list[Bundle]:
+        """The model's own and those of its localisers."""
+        localisers = [model.localiser for model in (self, *self.others) if model.localiser is not None]
+        return [self.bundle, *(localiser.bundle for localiser in localisers)]
+
     def segment(
         self,
         volume: Volume,

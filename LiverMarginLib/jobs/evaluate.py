@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import CancelToken, Event, Notice, OnEvent
+from LiverMarginLib.jobs.base import modality_named
 from LiverMarginLib.jobs.cohort import TEST_SEEDS, PhantomCohort
 from LiverMarginLib.jobs.compare import study_values
 from LiverMarginLib.jobs.dataset import DatasetJob
@@ -45,6 +46,8 @@ class EvaluateJob(DatasetJob):
     phantom_lesions : int, optional
     phantom_lesion_mm : tuple of float, optional
         Lesions of each liver, and their smallest and largest radius; drawn by the seed if None.
+    modality : str, optional
+        "CT" or "MR": of the phantoms (CT if None), and of images of a data set that do not say it.
     phantom_noise : float, optional
         Standard deviation of their noise in HU; drawn by their seeds if None.
     denoise : str, optional
@@ -68,6 +71,7 @@ class EvaluateJob(DatasetJob):
     phantom_spacing: tuple[float, float, float] = PhantomCohort.spacing
     phantom_lesions: int | None = None
     phantom_lesion_mm: tuple[float, float] | None = None
+    modality: str | None = None
     phantom_noise: float | None = None
     denoise: str | None = None
     target: str = "liver"
@@ -82,6 +86,9 @@ class EvaluateJob(DatasetJob):
         from LiverMarginLib.report.fragments import CaseFragment, make_fragment
         from LiverMarginLib.report.page import write_report
         from LiverMarginLib.report.pictures import draw_case, slice_stack
+        from LiverMarginLib.training.leakage import models_that_saw
+        from LiverMarginLib.training.volume_data import case_hash
+        from LiverMarginLib.volume import axial_view
 
         if not self.models:
             raise InputError("There is nothing to evaluate; name at least one model.")
@@ -97,6 +104,7 @@ class EvaluateJob(DatasetJob):
                 raise InputError(f"The model {bundle.manifest.name!r} does not find a {self.target}; leave it out.")
         models = [load_model(bundle, device=self.device, runtime=self.runtime) for bundle in bundles]
         denoised = self._denoiser()
+        taught = {bundle.manifest.name: bundle for model in models for bundle in model.bundles}.values()
         loaded: dict[str, tuple[Volume, LabelMap, Mapping[str, LabelMap]]] = {}
 
         def notices(event: Event) -> None:
@@ -105,6 +113,10 @@ class EvaluateJob(DatasetJob):
 
         def load(case: str, read: Callable[[], tuple[Volume, LabelMap]]) -> tuple[LabelMap, Mapping[str, LabelMap]]:
             volume, reference = read()
+            if self.data:
+                image = axial_view(volume.geometry).to_view(volume.array)
+                for name in models_that_saw(case_hash(image), taught):
+                    on_event(Notice(f"The model {name!r} was trained on {case}, so its scores there say nothing."))
             seen = {"": volume} if denoised is None else {"": volume, f" + {denoised[0]}": denoised[1](volume)}
             found = {
                 name + after: model.segment(image, None, notices, cancel).labels
@@ -157,6 +169,8 @@ class EvaluateJob(DatasetJob):
         from LiverMarginLib.datasets.split import load_split
 
         dataset = self.open()
+        if (modality := modality_named(self.modality)) is not None:
+            dataset = replace(dataset, options=replace(dataset.options, modality=modality))
         if self.split is None:
             chosen = [case.id for case in dataset.cases if case.masks is not None]
             on_event(Notice("Without a split all cases are evaluated, those of the training too if they are here."))
@@ -178,6 +192,7 @@ class EvaluateJob(DatasetJob):
 
     def _phantom(self, seed: int) -> tuple[Volume, LabelMap]:
         from LiverMarginLib.phantom import PhantomOptions, liver_target, make_phantom
+        from LiverMarginLib.volume import Modality
 
         options = PhantomOptions(
             shape=self.phantom_shape,
@@ -185,6 +200,7 @@ class EvaluateJob(DatasetJob):
             noise_hu=self.phantom_noise,
             lesions=self.phantom_lesions,
             lesion_mm=self.phantom_lesion_mm,
+            modality=modality_named(self.modality) or Modality.CT,
         )
         phantom = make_phantom(seed, options)
         return phantom.volume, liver_target(phantom.labels, tumour=True)

@@ -9,6 +9,16 @@ from LiverMarginLib.events import Notice, OnEvent, ignore
 from LiverMarginLib.models.bundle import Bundle
 
 
+def models_that_saw(case: str, models: Iterable[Bundle]) -> list[str]:
+    """Names of the models that record to have learnt from a case (`VolumeSample.case`), or to be chosen by it."""
+    return [bundle.manifest.name for bundle in models if case in _seen(bundle)]
+
+
+def _seen(bundle: Bundle) -> set[str]:
+    record = bundle.manifest.training
+    return {*record.get("train_cases", ()), *record.get("validation_cases", ())}
+
+
 def refuse_seen_cases(models: Iterable[Bundle], tests: Mapping[str, set[str]], on_event: OnEvent = ignore) -> None:
     """Refuse test patients of whom a model has seen an image.
 
@@ -27,8 +37,8 @@ def refuse_seen_cases(models: Iterable[Bundle], tests: Mapping[str, set[str]], o
         If a test patient was seen; it says how many and by which model.
     """
     for bundle in models:
-        record, name = bundle.manifest.training, bundle.manifest.name
-        if "train_cases" not in record:
+        name = bundle.manifest.name
+        if "train_cases" not in bundle.manifest.training:
             on_event(
                 Notice(
                     f"The model {name!r} does not record what it was trained on, so nobody can tell whether it has "
@@ -36,7 +46,7 @@ def refuse_seen_cases(models: Iterable[Bundle], tests: Mapping[str, set[str]], o
                 )
             )
             continue
-        seen = {*record["train_cases"], *record.get("validation_cases", ())}
+        seen = _seen(bundle)
         leaked = [patient for patient, cases in tests.items() if cases & seen]
         if leaked:
             raise InputError(

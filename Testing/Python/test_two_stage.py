@@ -16,7 +16,7 @@ from volume_toys import config, volume
 from LiverMarginLib.cli import main
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import CancelToken, Notice, ignore
-from LiverMarginLib.io.readers import read_labels
+from LiverMarginLib.io.readers import read_labels, read_volume
 from LiverMarginLib.io.volume_writers import write_volume
 from LiverMarginLib.io.writers import write_labelmap
 from LiverMarginLib.jobs.cohort import PhantomCohort
@@ -39,7 +39,7 @@ from LiverMarginLib.training.two_stage_scores import score_case, summary
 from LiverMarginLib.training.variants import Target, for_modalities, for_target
 from LiverMarginLib.training.volume_data import InMemoryVolumes, PreparedVolumes, VolumeSample, case_hash
 from LiverMarginLib.training.volume_losses import VolumeLoss, as_annotated
-from LiverMarginLib.volume import IntensityKind, LabelMap, Modality
+from LiverMarginLib.volume import IntensityKind, LabelMap, Modality, axial_view
 
 CT, MR = Modality.CT, Modality.MR
 
@@ -335,6 +335,18 @@ def test_a_case_of_the_training_is_refused_as_a_test_case(tmp_path: Path) -> Non
         bundle = dataclasses.replace(unseen, manifest=dataclasses.replace(unseen.manifest, training=record))
         with pytest.raises(InputError, match=r"2 of the 3 test patients .* 'liver-ct'.* take them out"):
             refuse_seen_cases([bundle], tests)
+
+
+def test_an_evaluation_says_which_model_has_seen_a_case(tmp_path: Path, capsys) -> None:
+    folder = data_set(tmp_path / "data", "CT", range(2), (1, 2))
+    seen = read_volume(folder / "images" / "p1.nii.gz")
+    case = case_hash(axial_view(seen.geometry).to_view(seen.array))
+    coarse = {"spacing": (25.0, 16.0, 16.0), "training": {"train_cases": [case]}}
+    bundle = tiny_unet3d_bundle(tmp_path / "m", **coarse)
+    words = ["evaluate", str(bundle.folder), "--data", str(folder), "--modality", "CT", "-o", str(tmp_path / "e")]
+    assert main([*words, "--device", "cpu"]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "was trained on p1" in told and "was trained on p0" not in told
 
 
 def test_a_model_that_does_not_say_what_it_has_seen_is_told_of(tmp_path: Path) -> None:
