@@ -25,8 +25,8 @@ from model_tools import (
     weights_of_shape,
 )
 
-from LiverMarginLib.errors import BundleError, InputError, ResourceError
-from LiverMarginLib.inference import devices
+from LiverMarginLib.errors import BundleError, DependencyError, InputError, ResourceError
+from LiverMarginLib.inference import backends, devices
 from LiverMarginLib.inference.check import check_bundle
 from LiverMarginLib.inference.segmenter import images_side_by_side, load_segmenter
 from LiverMarginLib.models import architectures
@@ -60,8 +60,7 @@ def test_graphs_that_cannot_be_used_are_refused_when_run(folder, tmp_path, monke
 @pytest.mark.parametrize("threads", [1, 2, 3, 9])
 def test_slices_computed_side_by_side_are_to_the_bit_those_of_one_batch(tiny_model, threads):
     batch = np.random.default_rng(0).random((5, 1, 32, 32), dtype=np.float32)
-    session = onnxruntime.InferenceSession(tiny_model.read("model.onnx"), providers=["CPUExecutionProvider"])
-    expected = session.run(None, {"image": batch})[0]
+    expected = backends.onnx_session(tiny_model).run(None, {"image": batch})[0]
     segmenter = load_segmenter(tiny_model, device="cpu", runtime="onnx", threads=threads)
     assert images_side_by_side(segmenter) == min(threads, 4)
     for _ in range(2):
@@ -130,6 +129,13 @@ def test_a_check_reports_time_and_difference_and_finds_forms_that_disagree(folde
         check_bundle(folder)
 
 
+@pytest.fixture
+def without_ncnn(monkeypatch) -> None:
+    """What is chosen where ncnn is not installed, wherever the tests run."""
+    monkeypatch.setattr(backends, "why_not_ncnn", lambda bundle: DependencyError("ncnn is not installed."))
+
+
+@pytest.mark.usefixtures("without_ncnn")
 def test_a_runtime_without_its_weights_is_refused_and_auto_takes_the_other(tmp_path):
     bundle = tiny_bundle(tmp_path / "m", onnx=False)
     assert "torch" in load_segmenter(bundle, device="cpu").runtime
@@ -137,6 +143,7 @@ def test_a_runtime_without_its_weights_is_refused_and_auto_takes_the_other(tmp_p
         load_segmenter(bundle, runtime="onnx")
 
 
+@pytest.mark.usefixtures("without_ncnn")
 def test_onnx_runtime_is_chosen_on_the_cpu_and_threads_are_obeyed(tiny_model):
     segmenter = load_segmenter(tiny_model, device="cpu", threads=1)
     assert segmenter.runtime == f"onnxruntime {onnxruntime.__version__}"

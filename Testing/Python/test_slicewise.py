@@ -32,7 +32,7 @@ def bundle(tiny_model):
 
 @pytest.fixture(scope="module")
 def segmenter(tiny_model):
-    return load_segmenter(tiny_model, device="cpu", threads=1)
+    return load_segmenter(tiny_model, device="cpu", runtime="onnx", threads=1)
 
 
 # ---- orientation

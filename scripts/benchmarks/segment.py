@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measuring import in_own_process, measured
+from benchmarks.measuring import in_own_process, load, measured
 
 OURS, EAGER = "LiverMargin", "eager torch, slice by slice"
 # Multiply-adds of the U-Net of Table 4 on one 512 x 512 slice, and the values that its layers write and read again.
@@ -46,12 +46,15 @@ def run(options: argparse.Namespace) -> int:
         folder = Path(name)
         make_inputs(folder, options.slices)
         found: dict[str, list[dict[str, Any]]] = {part: [] for part in _PARTS}
+        busy = []
         for repeat in range(options.repeats):
             for part in _PARTS:
                 found[part].append(in_own_process(_arguments(part, folder, options)))
+                busy.append(load())
             print(f"round {repeat + 1} of {options.repeats}", flush=True)
         difference = _largest_difference(folder)
     show(found, options, difference)
+    print(f"load of the machine {min(busy):.1f} to {max(busy):.1f}")
     if options.json:
         options.json.write_text(json.dumps({**found, "largest_difference": difference}, indent=2))
     return 0

@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     found: dict[str, list[float]] = {"training": [], "replaying one batch": []}
     with tempfile.TemporaryDirectory() as folder:
         source = PhantomSource([1, 2], PhantomOptions(shape=(44, 256, 256), spacing=(5.0, 1.55, 1.55)), folder)
-        source.prepare()
+        source.store.prepare()
         device = choose_device(config.device, Group())
         engine = build_task(config).engine(device, Group(), 100_000)
         for repeat in range(options.repeats + 1):
