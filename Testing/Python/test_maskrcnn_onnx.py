@@ -18,6 +18,7 @@ from conftest import REPOSITORY
 from detectron_examples import SIZE, SMALL, enliven, images, small_spec
 
 from LiverMarginLib.errors import BundleError
+from LiverMarginLib.inference.backends import onnx_session
 from LiverMarginLib.inference.segmenter import load_segmenter
 from LiverMarginLib.models.architectures import check_manifest
 from LiverMarginLib.models.bundle import Bundle
@@ -67,7 +68,7 @@ def open_session(content: bytes) -> onnxruntime.InferenceSession:
 
 @pytest.fixture(scope="module")
 def session(bundle) -> onnxruntime.InferenceSession:
-    return open_session(bundle.read(ONNX_FILE))
+    return onnx_session(bundle, threads=1)
 
 
 @dataclass
@@ -227,7 +228,8 @@ def test_a_bundle_runs_where_neither_torch_nor_torchvision_nor_detectron2_is_ins
         for name in ("torch", "torchvision", "detectron2", "onnx", "onnxscript", "safetensors"):
             sys.modules[name] = None
         import numpy as np
-        from LiverMarginLib.inference.segmenter import load_segmenter
+        from LiverMarginLib.inference.backends import onnx_session
+from LiverMarginLib.inference.segmenter import load_segmenter
         from LiverMarginLib.models.bundle import Bundle
         segmenter = load_segmenter(Bundle.load({str(bundle.folder)!r}), threads=1)
         np.save({str(tmp_path / "output.npy")!r}, segmenter.predict(np.load({str(tmp_path / "batch.npy")!r})))
@@ -256,9 +258,10 @@ def test_half_precision_halves_the_graph_and_changes_no_bit_of_what_it_computes(
     }
     rounded = MaskRCNN.from_weights(network.spec, state)
     whole = build_graph(rounded).SerializeToString()
-    assert len(bundle.read(ONNX_FILE)) < 0.52 * len(whole)
+    halved = build_graph(rounded, half=True).SerializeToString()
+    assert len(halved) < 0.52 * len(whole)
     expected = open_session(whole).run(None, {"image": images(), SCORE_INPUT: MIN_SCORE})
-    found = open_session(bundle.read(ONNX_FILE)).run(None, {"image": images(), SCORE_INPUT: MIN_SCORE})
+    found = onnx_session(bundle, threads=1).run(None, {"image": images(), SCORE_INPUT: MIN_SCORE})
     assert len(expected[1]) > 0
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)

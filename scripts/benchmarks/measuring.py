@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -65,3 +66,8 @@ def in_own_process(arguments: list[str]) -> dict[str, Any]:
 def load() -> float:
     """Return how many processes wanted a core in the last minute, ours included; 0 where nobody counts."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def ratio_of(peer: list[dict[str, Any]], ours: list[dict[str, Any]], key: str) -> float:
+    """Return the median, over the rounds, of how many times as much of something the peer took."""
+    return statistics.median(a[key] / b[key] for a, b in zip(peer, ours, strict=True))
