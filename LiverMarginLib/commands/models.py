@@ -1,4 +1,4 @@
-"""`livermargin models list|show|check|export|ensemble`."""
+"""`livermargin models list|show|check|export|ensemble|available|get|add`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import json
 from LiverMarginLib.commands.terminal import Terminal
 from LiverMarginLib.errors import InputError
 
-ACTIONS = ("list", "show", "check", "export", "ensemble")
+ACTIONS = ("list", "show", "check", "export", "ensemble", "available", "get", "add")
+_WITHOUT_MODEL = ("list", "available")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,10 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "action",
         choices=ACTIONS,
         help="list all; show what one says about itself; verify and run one; write one with an ONNX graph; "
-        "combine several",
+        "combine several; list those that can be downloaded; download one of them; add one from an address or a zip",
     )
-    parser.add_argument("model", nargs="?", help="name or folder of a bundle, for all actions but list")
-    parser.add_argument("-o", "--output", help="folder of the exported bundle")
+    parser.add_argument(
+        "model", nargs="?", help="name or folder of a bundle; add: address or path of a zip; not for list and available"
+    )
+    parser.add_argument(
+        "-o", "--output", help="folder of the exported bundle; get, add: where models go (default: the user's folder)"
+    )
+    parser.add_argument("--sha256", help="add: of the zip, as its owner names it")
+    parser.add_argument("--overwrite", action="store_true", help="get, add: replace a model of the same name")
     parser.add_argument(
         "--onnx", action="store_true", help="export: with the graph that ONNX Runtime runs without torch"
     )
@@ -39,9 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Do what the action says."""
-    if options.action != "list" and options.model is None:
+    if options.action not in _WITHOUT_MODEL and options.model is None:
         raise InputError(f"Say which model to {options.action}; `livermargin models list` names them.")
     actions = {"list": _list, "show": _show, "check": _check, "export": _export, "ensemble": _ensemble}
+    actions |= {"available": _available, "get": _add, "add": _add}
     return actions[options.action](options, terminal)
 
 
@@ -129,4 +137,31 @@ def _ensemble(options: argparse.Namespace, terminal: Terminal) -> int:
     members = [find_bundle(name) for name in (options.model, *options.others)]
     written = save_ensemble(options.output, Path(options.output).name, members, Rule(options.rule))
     terminal.result({"folder": str(written.folder)}, [f"written: {written.folder}"])
+    return 0
+
+
+def _available(options: argparse.Namespace, terminal: Terminal) -> int:
+    from LiverMarginLib.models.offers import list_offers
+    from LiverMarginLib.models.store import list_bundles
+
+    there = {entry.name: entry.manifest.version for entry in list_bundles() if entry.manifest is not None}
+    offers = list_offers()
+    terminal.table(
+        f"{len(offers)} model(s) to download",
+        ("name", "version", "MB", "licence", "here", "description"),
+        [
+            (offer.name, offer.version, round(offer.size / 1e6, 1), offer.licence, there.get(offer.name, "no"),
+             offer.description)
+            for offer in offers
+        ],
+    )  # fmt: skip
+    terminal.result({"models": [{**dataclasses.asdict(offer), "here": there.get(offer.name)} for offer in offers]})
+    return 0
+
+
+def _add(options: argparse.Namespace, terminal: Terminal) -> int:
+    from LiverMarginLib.jobs.models import AddModelJob
+
+    result = terminal.run(AddModelJob(options.model, options.sha256, options.output, options.overwrite))
+    terminal.result(result, [f"{result['name']} {result['version']}: {result['folder']}"])
     return 0

@@ -26,6 +26,8 @@ STAGES = {
     "phantom": "Phantom",
     "train": "Training",
     "surface": "Surfaces",
+    "download": "Downloading",
+    "install": "Installing",
 }
 
 
