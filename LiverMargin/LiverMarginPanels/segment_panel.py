@@ -343,7 +343,7 @@ def _summary(finding: Finding, named: bool) -> str:
     confidence, worst = finding.values.get("confidence"), finding.values.get("least_sure_slice")
     if confidence is not None and worst is not None:
         lines.append(
-            _("confidence {mean}, lowest in slice {slice}: {lowest}").format(
+            _("Confidence {mean}, lowest in slice {slice}: {lowest}").format(
                 mean=f"{confidence:.2f}", slice=worst, lowest=f"{finding.values['slice_confidence'][worst]:.2f}"
             )
         )
