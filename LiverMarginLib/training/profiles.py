@@ -203,11 +203,10 @@ _SMALL_UNET3D = replace(
     validate_every=5,
 )
 
-# The second of two stages, behind a liver model: finer voxels, for it sees the liver's surroundings alone. Instance
-# normalisation, because CT and MR may share a batch.
+# The second of two stages, behind a liver model: finer voxels, for it sees the liver's surroundings alone. Normalised
+# over the batch: over a single patch inside the liver, that would take away what tells the liver from all else.
 _CROP_SMALL_UNET3D = replace(
     _SMALL_UNET3D,
-    model_options={"widths": [8, 16, 32], "dropout": 0.0, "input_dropout": 0.0, "norm": "instance"},
     volume=replace(_SMALL_UNET3D.volume, patch=(32, 32, 32), spacing=(3.5, 3.5, 3.5), foreground=0.7),
     loss=LossConfig(LossKind.CE_DICE, class_weights=(0.5, 1.0, 4.0)),
     epochs=6,
