@@ -228,10 +228,9 @@ def test_a_bundle_runs_where_neither_torch_nor_torchvision_nor_detectron2_is_ins
         for name in ("torch", "torchvision", "detectron2", "onnx", "onnxscript", "safetensors"):
             sys.modules[name] = None
         import numpy as np
-        from LiverMarginLib.inference.backends import onnx_session
-from LiverMarginLib.inference.segmenter import load_segmenter
+        from LiverMarginLib.inference.segmenter import load_segmenter
         from LiverMarginLib.models.bundle import Bundle
-        segmenter = load_segmenter(Bundle.load({str(bundle.folder)!r}), threads=1)
+        segmenter = load_segmenter(Bundle.load({str(bundle.folder)!r}), runtime="onnx", threads=1)
         np.save({str(tmp_path / "output.npy")!r}, segmenter.predict(np.load({str(tmp_path / "batch.npy")!r})))
     """
     done = subprocess.run(
