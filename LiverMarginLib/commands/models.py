@@ -1,4 +1,4 @@
-"""`livermargin models list|show|check|export|ensemble|available|get|add`."""
+"""`livermargin models list|show|check|export|ensemble|available|get|add|tune`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 from LiverMarginLib.commands.terminal import Terminal
 from LiverMarginLib.errors import InputError
 
-ACTIONS = ("list", "show", "check", "export", "ensemble", "available", "get", "add")
+ACTIONS = ("list", "show", "check", "export", "ensemble", "available", "get", "add", "tune")
 _WITHOUT_MODEL = ("list", "available")
 
 
@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "action",
         choices=ACTIONS,
         help="list all; show what one says about itself; verify and run one; write one with an ONNX graph; "
-        "combine several; list those that can be downloaded; download one of them; add one from an address or a zip",
+        "combine several; list those that can be downloaded; download one of them; add one from an address or a zip; "
+        "choose threshold and post-processing on phantoms",
     )
     parser.add_argument(
         "model", nargs="?", help="name or folder of a bundle; add: address or path of a zip; not for list and available"
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="mean",
         help="ensemble: mean of the probabilities, or the first member inside the boxes that the second finds",
     )
+    parser.add_argument("--phantoms", type=int, default=12, help="tune: how many (default: 12)")
     parser.add_argument("--half", action="store_true", help="export: store the weights in half precision")
 
 
@@ -49,7 +51,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     if options.action not in _WITHOUT_MODEL and options.model is None:
         raise InputError(f"Say which model to {options.action}; `livermargin models list` names them.")
     actions = {"list": _list, "show": _show, "check": _check, "export": _export, "ensemble": _ensemble}
-    actions |= {"available": _available, "get": _add, "add": _add}
+    actions |= {"available": _available, "get": _add, "add": _add, "tune": _tune}
     return actions[options.action](options, terminal)
 
 
@@ -164,4 +166,24 @@ def _add(options: argparse.Namespace, terminal: Terminal) -> int:
 
     result = terminal.run(AddModelJob(options.model, options.sha256, options.output, options.overwrite))
     terminal.result(result, [f"{result['name']} {result['version']}: {result['folder']}"])
+    return 0
+
+
+def _tune(options: argparse.Namespace, terminal: Terminal) -> int:
+    from LiverMarginLib.jobs.tune import TuneJob
+
+    if options.output is None:
+        raise InputError("Say where the tuned model goes: --output FOLDER.")
+    result = terminal.run(TuneJob(options.model, options.output, options.phantoms))
+    shape = result["postprocessing"]
+    pieces = "the largest piece" if shape["largest_component"] else "all pieces"
+    terminal.result(
+        result,
+        [
+            f"threshold {result['threshold_before']:g} before, {result['threshold']:g} now; {pieces}, holes filled: "
+            f"{shape['fill_holes']}",
+            f"mean Dice of {result['phantoms']} phantoms {result['dice_before']:.4f} before, {result['dice']:.4f} now",
+            f"written: {result['bundle']}",
+        ],
+    )
     return 0

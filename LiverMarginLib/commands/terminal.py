@@ -28,6 +28,7 @@ STAGES = {
     "surface": "Surfaces",
     "download": "Downloading",
     "install": "Installing",
+    "tune": "Tuning",
 }
 
 

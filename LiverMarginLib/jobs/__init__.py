@@ -34,6 +34,7 @@ JOB_TYPES = {
     "pseudo-label": "LiverMarginLib.jobs.pseudo_label:PseudoLabelJob",
     "two-stage": "LiverMarginLib.jobs.two_stage:TwoStageJob",
     "ablation": "LiverMarginLib.jobs.two_stage:AblationJob",
+    "tune": "LiverMarginLib.jobs.tune:TuneJob",
     "add-model": "LiverMarginLib.jobs.models:AddModelJob",
     "evaluate": "LiverMarginLib.jobs.evaluate:EvaluateJob",
     "diagnose": "LiverMarginLib.jobs.diagnose:DiagnoseJob",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Phantom patients of different purposes must never be the same: each purpose has a range of seeds of its own.
 VALIDATION_SEEDS = 900_000
+TUNING_SEEDS = 930_000
 TEST_SEEDS = 950_000
 
 

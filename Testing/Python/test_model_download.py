@@ -85,13 +85,13 @@ def server(tiny_model, tmp_path) -> Iterator[tuple[str, str]]:
         thread.join()
 
 
-def offer(url: str, digest: str, **changes) -> dict[str, object]:
+def offer(address: str, digest: str, **changes) -> dict[str, object]:
     return {
         "name": "tiny",
         "version": "1.0.0",
         "description": "for tests",
         "licence": "Apache-2.0",
-        "url": url,
+        "url": address,
         "sha256": digest,
         "bytes": 10_000_000,
     } | changes
