@@ -7,6 +7,8 @@ is dropped when it is not the size of a liver or when the masses lie outside of 
 from __future__ import annotations
 
 import math
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from LiverMarginLib.errors import InputError
+from LiverMarginLib.errors import InputError, technical
 from LiverMarginLib.inference.postprocessing import postprocess
 from LiverMarginLib.io.atomic import atomic_path
 from LiverMarginLib.jsonable import dumps
@@ -104,6 +106,31 @@ def pseudo_label(
         inside = float(labels[marked].astype(bool).mean())
         labels[marked] = LIVER_MASS.label
     litres = float(np.count_nonzero(labels)) * voxel_mm3 / 1e6
+    return PseudoLabel(labels, litres, inside, _judge(litres, inside, gate))
+
+
+def write_pseudo_label(label: PseudoLabel, path: Path) -> None:
+    """Keep a label, whether it passes or not, as an NPZ file that appears whole or not at all."""
+    with atomic_path(path) as beside, beside.open("wb") as file:
+        np.savez_compressed(file, labels=label.labels, litres=label.litres, cancer_inside=label.cancer_inside)
+
+
+def read_pseudo_label(path: Path, gate: QualityGate) -> PseudoLabel:
+    """Read what `write_pseudo_label` wrote, and judge it by a gate.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as values:
+            labels, litres, inside = values["labels"], float(values["litres"]), float(values["cancer_inside"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(
+            "A drawn liver on the disk is damaged; delete the folder of the trainings and start again.",
+            technical(error),
+        ) from error
     return PseudoLabel(labels, litres, inside, _judge(litres, inside, gate))
 
 

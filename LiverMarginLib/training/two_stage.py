@@ -18,18 +18,24 @@ import numpy as np
 from LiverMarginLib.errors import Cancelled, InputError
 from LiverMarginLib.events import CancelToken, Event, Notice, OnEvent, Progress
 from LiverMarginLib.inference.model import SegmentationModel, load_model
-from LiverMarginLib.io.atomic import atomic_path
 from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.terminology import LIVER, LIVER_MASS
 from LiverMarginLib.training.bundling import bundle_from_training
 from LiverMarginLib.training.config import TrainConfig
 from LiverMarginLib.training.leakage import refuse_seen_cases
 from LiverMarginLib.training.pool import MixedLabelPool, PoolPart, balanced
-from LiverMarginLib.training.pseudo_labels import PseudoRecord, QualityGate, pseudo_label, write_provenance
+from LiverMarginLib.training.pseudo_labels import (
+    PseudoRecord,
+    QualityGate,
+    pseudo_label,
+    read_pseudo_label,
+    write_provenance,
+    write_pseudo_label,
+)
 from LiverMarginLib.training.trainer import Ending, train
 from LiverMarginLib.training.two_stage_scores import CaseScore, score_case
 from LiverMarginLib.training.variants import Target, for_modalities, for_target
-from LiverMarginLib.training.volume_data import PreparedVolumes, VolumeSample
+from LiverMarginLib.training.volume_data import PreparedVolumes, VolumeSample, case_hash
 from LiverMarginLib.volume import Geometry, IntensityKind, Modality, Volume
 
 
@@ -173,14 +179,15 @@ class TwoStageStudy:
     def _draw(self, part: PoolPart, model: SegmentationModel, records: list[PseudoRecord]) -> PoolPart:
         folder = self._work / f"pseudo-{part.modality.value.lower()}"
         marked = LIVER_MASS.label in part.annotated
+        weights = "".join(sorted(model.bundle.manifest.weights.values()))
         drawn = {}
         for index in range(len(part.volumes)):
             self._cancel.check()
             self._on_event(Progress(index, len(part.volumes), "pseudo-labels"))
-            sample = replace(part.volumes.read(index), modality=part.modality)
-            found = model.segment(volume_of(sample), None, self._notices, self._cancel).labels.array
-            cancer = np.asarray(sample.labels) == LIVER_MASS.label if marked else None
-            label = pseudo_label(found, cancer, float(np.prod(sample.spacing)), self._gate)
+            path = folder / f"{case_hash(weights + part.volumes.key(index))}.npz"
+            if not path.exists():
+                self._draw_one(replace(part.volumes.read(index), modality=part.modality), marked, model, path)
+            label = read_pseudo_label(path, self._gate)
             name = str(len(records) + 1)
             records.append(
                 PseudoRecord(
@@ -190,11 +197,14 @@ class TwoStageStudy:
             if label.reason:
                 self._on_event(Notice(f"The drawn liver of {part.modality} case {name} was dropped: {label.reason}."))
                 continue
-            drawn[index] = folder / f"{part.volumes.key(index)[:32]}.npz"
-            with atomic_path(drawn[index]) as beside, beside.open("wb") as file:
-                np.savez_compressed(file, labels=label.labels)
+            drawn[index] = path
         self._on_event(Progress(len(part.volumes), len(part.volumes), "pseudo-labels"))
         return replace(part, drawn=drawn)
+
+    def _draw_one(self, sample: VolumeSample, marked: bool, model: SegmentationModel, path: Path) -> None:
+        found = model.segment(volume_of(sample), None, self._notices, self._cancel).labels.array
+        cancer = np.asarray(sample.labels) == LIVER_MASS.label if marked else None
+        write_pseudo_label(pseudo_label(found, cancer, float(np.prod(sample.spacing)), self._gate), path)
 
     # -- the second stage
 

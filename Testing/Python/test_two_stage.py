@@ -31,7 +31,7 @@ from LiverMarginLib.training.config import LossConfig, LossKind
 from LiverMarginLib.training.leakage import refuse_seen_cases
 from LiverMarginLib.training.pool import MixedLabelPool, PoolPart, balanced
 from LiverMarginLib.training.profiles import PROFILES, profile
-from LiverMarginLib.training.pseudo_labels import QualityGate, pseudo_label
+from LiverMarginLib.training.pseudo_labels import QualityGate, pseudo_label, read_pseudo_label, write_pseudo_label
 from LiverMarginLib.training.task import build_task
 from LiverMarginLib.training.trainer import train
 from LiverMarginLib.training.two_stage import Cohort, TwoStageStudy, Variant
@@ -236,6 +236,16 @@ def test_the_gate_lets_through_what_is_a_liver(voxel_mm3, cancer, reason) -> Non
     marked = None if cancer is None else blocks(cancer)
     found = pseudo_label(blocks(LARGE), marked, voxel_mm3, QualityGate()).reason
     assert reason in found and bool(found) == bool(reason)
+
+
+def test_a_kept_label_is_judged_anew_and_a_damaged_one_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "liver.npz"
+    write_pseudo_label(pseudo_label(blocks(LARGE), blocks(np.s_[4:14, 2:4, 2:4]), MM3, QualityGate()), path)
+    assert "80 %" in read_pseudo_label(path, QualityGate()).reason
+    assert not read_pseudo_label(path, QualityGate(min_cancer_inside=0.8)).reason
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match="damaged"):
+        read_pseudo_label(path, QualityGate())
 
 
 def test_where_nothing_was_found_or_marked_the_gate_says_so() -> None:
@@ -465,6 +475,7 @@ def test_a_study_that_is_done_is_not_trained_again(studied, monkeypatch) -> None
     folder, _, variants, bundles = studied
     again = study(folder)
     monkeypatch.setattr("LiverMarginLib.training.engine.Engine.step", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(TwoStageStudy, "_draw_one", lambda *_: pytest.fail("drawn again"))
     for variant in variants:
         assert again.cancer_model(variant).manifest.weights == bundles[variant.name].manifest.weights
 
