@@ -41,10 +41,10 @@ class NcnnSegmenter:
         import ncnn
 
         self._manifest = bundle.manifest
-        self._threads = threads or available_threads()
-        self._crew = Crew(self._threads)
+        threads = threads or available_threads()
+        self._crew = Crew(threads)
         load = _load_unet if bundle.manifest.architecture == "unet" else _load_mask_rcnn
-        self._predict, self._use_threads = load(bundle)
+        self._predict = load(bundle, threads // self._crew.size)
         self.device = "cpu"
         self.runtime = f"ncnn {ncnn.__version__}"
         self.input_size = bundle.manifest.input_size
@@ -57,7 +57,6 @@ class NcnnSegmenter:
 
     def predict(self, batch: FloatArray) -> FloatArray:
         """See `Segmenter.predict`."""
-        self._use_threads(max(1, self._threads // min(len(batch), self._crew.size)))
         try:
             return self._crew.map(self._predict, batch)
         except Exception as error:
@@ -87,43 +86,38 @@ def why_not_ncnn(bundle: Bundle) -> LiverMarginError | None:
     return None
 
 
-_Loaded = tuple[Callable[[FloatArray], FloatArray], Callable[[int], None]]
+_Predict = Callable[[FloatArray], FloatArray]
 
 
-def _load_unet(bundle: Bundle) -> _Loaded:
+def _load_unet(bundle: Bundle, threads: int) -> _Predict:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     from LiverMarginLib.models.unet_ncnn import build_unet
 
     try:
-        weights = load(bundle.read(SAFETENSORS_FILE))
+        stored = load(bundle.read(SAFETENSORS_FILE))
     except SafetensorError as error:
         raise BundleError(
             f"The weights of the model {bundle.manifest.name!r} are not a valid safetensors file; get it again.",
             technical(error),
         ) from error
-    net = build_unet(bundle.manifest.parameters, {name: array.astype(np.float32) for name, array in weights.items()})
-    return lambda images: np.stack([net(image)[0] for image in images]), net.use_threads
+    weights = {name: array.astype(np.float32) for name, array in stored.items()}
+    net = build_unet(bundle.manifest.parameters, weights, threads)
+    return lambda images: np.stack([net(image)[0] for image in images])
 
 
-def _load_mask_rcnn(bundle: Bundle) -> _Loaded:
+def _load_mask_rcnn(bundle: Bundle, threads: int) -> _Predict:
     import torch
 
     from LiverMarginLib.models.maskrcnn_ncnn import NcnnMaskRCNN
 
     module: Any = bundle.torch_module()
-    network = NcnnMaskRCNN(module)
-    each = 1
+    network = NcnnMaskRCNN(module, threads)
 
     def predict(images: FloatArray) -> FloatArray:
-        torch.set_num_threads(each)  # of this thread
+        torch.set_num_threads(threads)  # of the calling thread
         with torch.inference_mode():
             return network(torch.from_numpy(images)).numpy()
 
-    def use_threads(threads: int) -> None:
-        nonlocal each
-        each = threads
-        network.use_threads(threads)
-
-    return predict, use_threads
+    return predict

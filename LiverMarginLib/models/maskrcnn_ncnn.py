@@ -20,22 +20,18 @@ class NcnnMaskRCNN(MaskRCNNSegmentation):
     ----------
     network : MaskRCNNSegmentation
         With its weights, in single precision on the CPU, and without group normalisation; it is used up.
+    threads : int
+        Of each image.
     """
 
-    def __init__(self, network: MaskRCNNSegmentation):
+    def __init__(self, network: MaskRCNNSegmentation, threads: int = 1):
         with torch.device("meta"):  # the weights are there already
             super().__init__(network.spec)
         self.load_state_dict(network.state_dict(), assign=True)
         self.fold()
-        self._trunk_net = _trunk(self)
-        self._mask_net = _mask_head(self.mask_head) if isinstance(self.mask_head, MaskHead) else None
+        self._trunk_net = _trunk(self, threads)
+        self._mask_net = _mask_head(self.mask_head, threads) if isinstance(self.mask_head, MaskHead) else None
         del self.backbone, self.proposal_generator  # ncnn has copies
-
-    def use_threads(self, threads: int) -> None:
-        """Set the threads of each image from now on."""
-        self._trunk_net.use_threads(threads)
-        if self._mask_net is not None:
-            self._mask_net.use_threads(threads)
 
     def trunk(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """See `MaskRCNN.trunk`; without p6, which only the proposals need."""
@@ -52,7 +48,7 @@ class NcnnMaskRCNN(MaskRCNNSegmentation):
         return torch.from_numpy(np.concatenate([self._mask_net(one)[0] for one in pooled.contiguous().numpy()]))
 
 
-def _trunk(network: MaskRCNN) -> NcnnNet:
+def _trunk(network: MaskRCNN, threads: int) -> NcnnNet:
     """Outputs: p2 to p5, then the objectness and the deltas of each level."""
     net = NcnnBuilder(1)
     x = net.max_pool(_conv(net, "image", network.backbone.bottom_up.stem.conv1, relu=True), 3, 2, 1)
@@ -76,16 +72,16 @@ def _trunk(network: MaskRCNN) -> NcnnNet:
     for level in [*levels, net.max_pool(levels[-1], 1, 2)]:
         hidden = _conv(net, level, rpn.conv, relu=True)
         heads += [_conv(net, hidden, rpn.objectness_logits), _conv(net, hidden, rpn.anchor_deltas)]
-    return net.finish([*levels, *heads])
+    return net.finish([*levels, *heads], threads)
 
 
-def _mask_head(head: MaskHead) -> NcnnNet:
+def _mask_head(head: MaskHead, threads: int) -> NcnnNet:
     net, x = NcnnBuilder(head.convolutions[0].in_channels), "image"
     for convolution in head.convolutions:
         x = _conv(net, x, convolution, relu=True)
     for doubling in head.doublings:
         x = net.transposed(x, _array(doubling.weight), _bias(doubling), stride=2, relu=True)
-    return net.finish([_conv(net, x, head.predictor)])
+    return net.finish([_conv(net, x, head.predictor)], threads)
 
 
 def _conv(net: NcnnBuilder, x: str, layer: Conv, *, relu: bool = False) -> str:

@@ -44,15 +44,18 @@ class NcnnNet:
     weights : bytes
     outputs : sequence of str
         Blobs that a run gives.
+    threads : int
+        Of each run.
     """
 
-    def __init__(self, text: str, weights: bytes, outputs: Sequence[str]) -> None:
+    def __init__(self, text: str, weights: bytes, outputs: Sequence[str], threads: int) -> None:
         import ncnn
 
         self._ncnn = ncnn
         self._net: Any = ncnn.Net()
         for option in _INEXACT:
             setattr(self._net.opt, option, False)
+        self._net.opt.num_threads = threads  # before loading, which prepares the weights for so many
         self._outputs = list(outputs)
         with tempfile.TemporaryDirectory() as folder:  # its Python interface reads weights from files alone
             path = Path(folder) / "weights"
@@ -60,10 +63,6 @@ class NcnnNet:
             failed = self._net.load_param_mem(text) or self._net.load_model(str(path))
         if failed:
             raise BundleError("The network cannot be run by ncnn; choose another runtime.")
-
-    def use_threads(self, threads: int) -> None:
-        """Set the threads of each of the runs that begin from now on."""
-        self._net.opt.num_threads = threads
 
     def __call__(self, image: FloatArray) -> list[FloatArray]:
         """Run on one image, shape (c, h, w), C-contiguous; returns the outputs, (c, h, w) each."""
@@ -126,8 +125,8 @@ class NcnnBuilder:
         """Append a sigmoid."""
         return self._append("Sigmoid", (x,), {}, self.channels(x))
 
-    def finish(self, outputs: Sequence[str]) -> NcnnNet:
-        """Return the network that gives `outputs`, whose blobs may be used by other layers too."""
+    def finish(self, outputs: Sequence[str], threads: int) -> NcnnNet:
+        """Return the network that gives `outputs`, whose blobs may be used by other layers too, by so many threads."""
         named = [self._append("Noop", (blob,), {}, self.channels(blob)) for blob in outputs]
         uses = Counter(blob for _, inputs, _, _ in self._layers for blob in inputs)
         # ncnn wants a layer of its own to hand one blob to several.
@@ -143,7 +142,7 @@ class NcnnBuilder:
                 lines.append(["Split", f"layer{len(lines)}", "1", str(uses[output]), output, *copies[output]])
                 blobs += uses[output]
         text = "\n".join([_MAGIC, f"{len(lines)} {blobs}", *(" ".join(line) for line in lines)]) + "\n"
-        return NcnnNet(text, b"".join(self._weights), named)
+        return NcnnNet(text, b"".join(self._weights), named, threads)
 
     def _with_weights(
         self, kind: str, x: str, weight: FloatArray, bias: FloatArray | None, parameters: dict[int, Any]

@@ -9,7 +9,7 @@ from LiverMarginLib.errors import BundleError
 from LiverMarginLib.models.ncnn_graph import FloatArray, NcnnBuilder, NcnnNet
 
 
-def build_unet(parameters: Mapping[str, Any], weights: Mapping[str, FloatArray]) -> NcnnNet:
+def build_unet(parameters: Mapping[str, Any], weights: Mapping[str, FloatArray], threads: int = 1) -> NcnnNet:
     """Make the network that maps an image (channels, h, w) to probabilities (classes, h, w).
 
     Parameters
@@ -18,6 +18,8 @@ def build_unet(parameters: Mapping[str, Any], weights: Mapping[str, FloatArray])
         Those of `LiverMarginLib.models.unet.UNet`.
     weights : mapping of str to ndarray of float32
         Its state dictionary.
+    threads : int
+        Of each image.
 
     Raises
     ------
@@ -55,7 +57,7 @@ def build_unet(parameters: Mapping[str, Any], weights: Mapping[str, FloatArray])
     weight, bias = take("head")
     if weight.shape[0] != parameters.get("classes", 1) or weight.shape[2:] != (1, 1) or left:
         raise _unfit("head" if not left else sorted(left)[0])
-    return net.finish([net.sigmoid(net.convolution(x, weight, bias, padding=0))])
+    return net.finish([net.sigmoid(net.convolution(x, weight, bias, padding=0))], threads)
 
 
 def _unfit(what: str) -> BundleError:

@@ -127,6 +127,24 @@ def test_weights_that_do_not_fit_never_reach_ncnn(change):
 
 
 @needs_ncnn
+def test_ncnn_obeys_the_threads_and_says_nothing(tmp_path):
+    bundle = tiny_bundle(tmp_path / "m")
+    code = f"""
+        import numpy as np
+        from LiverMarginLib.inference.segmenter import load_segmenter
+        from LiverMarginLib.models.bundle import Bundle
+        for threads in (1, 3):
+            segmenter = load_segmenter(Bundle.load({str(bundle.folder)!r}), runtime="ncnn", threads=threads)
+            segmenter.predict(np.zeros((4, 1, 32, 32), np.float32))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    # It complains about every layer whose threads are not those that it was loaded with.
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@needs_ncnn
 def test_blobs_of_different_depth_are_not_added():
     net = NcnnBuilder(3)
     other = net.convolution("image", np.zeros((2, 3, 1, 1), np.float32), None, padding=0)

@@ -37,7 +37,9 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(one(options)))
         return 0
     runtimes = [
-        name for name, package in (("onnx", "onnxruntime"), ("torch", "torch")) if importlib.util.find_spec(package)
+        name
+        for name, package in (("ncnn", "ncnn"), ("onnx", "onnxruntime"), ("torch", "torch"))
+        if importlib.util.find_spec(package)
     ]
     script = str(Path(__file__).resolve().parents[1] / "benchmark.py")
     found: list[dict[str, Any]] = []
