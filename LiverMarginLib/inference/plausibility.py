@@ -17,7 +17,9 @@ UNSURE = 0.8
 _LIVER_ML = (250.0, 6000.0)
 
 
-def doubts(planes: npt.NDArray[np.uint8], volume: Volume, manifest: Manifest, confidence: float | None) -> list[str]:
+def doubts(
+    planes: npt.NDArray[np.uint8], volume: Volume, manifest: Manifest, confidence: float | None, slices: range
+) -> list[str]:
     """Say what a person should know before believing a result.
 
     Parameters
@@ -29,6 +31,8 @@ def doubts(planes: npt.NDArray[np.uint8], volume: Volume, manifest: Manifest, co
         Of the model.
     confidence : float, optional
         See `LiverMarginLib.inference.labelling.Confidence`.
+    slices : range
+        Those that were looked at.
 
     Returns
     -------
@@ -44,14 +48,14 @@ def doubts(planes: npt.NDArray[np.uint8], volume: Volume, manifest: Manifest, co
         found.append(
             f"The model is unsure of the {organ} that it found (mean probability {confidence:.2f}); check every slice."
         )
-    whole = box[0].start > 0 and box[0].stop < len(planes)
+    whole = slices.start < box[0].start and box[0].stop < slices.stop
     if manifest.labels[0] == LIVER and volume.spacing_known and whole:
         millilitres = np.count_nonzero(planes) * volume.geometry.voxel_volume / 1000
         low, high = _LIVER_ML
         if not low <= millilitres <= high:
+            size = f"{millilitres:.{0 if millilitres >= 10 else 1}f} ml"
             found.append(
-                f"The liver that was found has {millilitres:.0f} ml although the image goes on above and below it; "
-                f"that is {'less' if millilitres < low else 'more'} than livers of adults have, so check whether it is "
-                "one."
+                f"The liver that was found has {size} although the image goes on above and below it; that is "
+                f"{'less' if millilitres < low else 'more'} than livers of adults have, so check whether it is one."
             )
     return found

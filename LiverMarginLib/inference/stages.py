@@ -73,7 +73,7 @@ def finish(
     removed = postprocess(planes, volume.geometry.voxel_volume, chosen, organ=manifest.labels[0].label)
     cancel.check()
     tell(Progress(1, 1, POSTPROCESSING))
-    for doubt in doubts(planes, volume, manifest, confidence.value):
+    for doubt in doubts(planes, volume, manifest, confidence.value, options.slices(len(planes))):
         tell(Notice(doubt))
     used = {
         "largest_component": chosen.largest_component,

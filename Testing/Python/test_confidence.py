@@ -102,7 +102,7 @@ def liver_of(side: int, first: int, last: int) -> np.ndarray:
 )
 def test_a_doubtful_liver_is_said(tiny_model, planes, confidence, said):
     volume = volume_of(np.zeros(planes.shape, np.int16), (10.0, 5.0, 5.0))
-    found = doubts(planes, volume, tiny_model.manifest, confidence)
+    found = doubts(planes, volume, tiny_model.manifest, confidence, range(12))
     assert len(found) == (said is not None)
     assert all(said in sentence and one_sentence(sentence) for sentence in found)
 
@@ -110,8 +110,17 @@ def test_a_doubtful_liver_is_said(tiny_model, planes, confidence, said):
 def test_a_liver_of_litres_is_doubtful_and_without_a_spacing_nothing_is_known(tiny_model):
     volume = volume_of(np.zeros((12, 40, 40), np.int16), (20.0, 8.0, 8.0))
     planes = liver_of(37, 1, 10)
-    assert "more than livers of adults" in doubts(planes, volume, tiny_model.manifest, 0.97)[0]
-    assert doubts(planes, dataclasses.replace(volume, spacing_known=False), tiny_model.manifest, 0.97) == []
+    everything, manifest = range(12), tiny_model.manifest
+    assert "more than livers of adults" in doubts(planes, volume, manifest, 0.97, everything)[0]
+    assert doubts(planes, dataclasses.replace(volume, spacing_known=False), manifest, 0.97, everything) == []
+
+
+def test_a_liver_that_the_chosen_slices_cut_off_is_not_called_small(tiny_model):
+    volume = volume_of(np.zeros((12, 40, 40), np.int16), (10.0, 5.0, 5.0))
+    small = liver_of(3, 4, 7)
+    assert doubts(small, volume, tiny_model.manifest, 0.97, range(4, 10)) == []
+    assert doubts(small, volume, tiny_model.manifest, 0.97, range(8)) == []
+    assert len(doubts(small, volume, tiny_model.manifest, 0.97, range(3, 9))) == 1
 
 
 def test_other_patients_are_not_strange():
