@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from LiverMarginLib.models.manifest import Manifest
 
 _WITHOUT_LIVER = 4  # one in so many phantoms
-_MOST = 1000
+_MOST = 200  # they are kept in memory
 
 
 @dataclass(frozen=True)

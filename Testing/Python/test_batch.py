@@ -104,7 +104,8 @@ def test_every_case_has_a_row_and_the_broken_one_a_reason(ran):
         labels = sitk.ReadImage(str(ran.output / "cases" / name / "liver.seg.nrrd"))
         millilitres = np.prod(labels.GetSpacing()) * (sitk.GetArrayViewFromImage(labels) > 0).sum() / 1000
         assert float(rows[name]["volume_ml"]) == pytest.approx(millilitres, abs=0.006)
-        assert 0.5 <= float(rows[name]["confidence"]) <= 1
+        assert 0.5 <= float(rows[name]["least_confidence"]) <= float(rows[name]["confidence"]) <= 1
+        assert 0 <= int(rows[name]["least_sure_slice"]) < int(rows[name]["slices"])
 
 
 def test_a_case_with_a_reference_is_measured(ran):

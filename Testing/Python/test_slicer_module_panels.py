@@ -119,9 +119,13 @@ def test_a_click_segments_shows_slices_and_ends_with_numbers(stage, tiny_model, 
     assert panel.ui.progressBar.visible and panel.ui.progressBar.range == (0, 5) and panel.ui.progressBar.value == 2
     assert panel.ui.statusLabel.text == "About 6 s left"
     segment = {"name": "Liver", "voxels": 9, "volume_ml": 12.345, "slices": 5}
-    stage.process.say(Result({"segments": [segment], "seconds": {"segment": 3.21}, "device": "cpu"}).to_dict())
+    sure = {"confidence": 0.931, "slice_confidence": [None, 0.95, 0.71], "least_sure_slice": 2}
+    values = {"segments": [segment], "seconds": {"segment": 3.21}, "device": "cpu", **sure}
+    stage.process.say(Result(values).to_dict())
     stage.process.ended.emit(0, False)
-    assert panel.ui.resultLabel.text == "Liver: 12.3 ml in 5 slices\n3.2 s on the CPU"
+    assert panel.ui.resultLabel.text == (
+        "Liver: 12.3 ml in 5 slices\nConfidence 0.93, lowest in slice 2: 0.71\n3.2 s on the CPU"
+    )
     assert panel.ui.resultBox.visible and not panel.ui.progressBar.visible and panel.ui.settingsBox.enabled
     assert "Careful." in panel.ui.messageLabel.text
     result = stage.scene.GetFirstNodeByName("volume liver by tiny")
