@@ -36,7 +36,8 @@ def roi_align_rows(features: Tensor, boxes: Tensor, image: Tensor, side: int, sc
         ``sampling_ratio=0, aligned=True``, but for rounding.
     """
     _, channels, height, width = features.shape
-    rows = features.permute(0, 2, 3, 1).reshape(-1, channels)
+    # Of a single image `reshape` would be a view with scattered rows, which `embedding_bag` sums ten times as slowly.
+    rows = features.permute(0, 2, 3, 1).contiguous().view(-1, channels)
     pooled = features.new_empty(len(boxes), side, side, channels)
     low, high = boxes[:, :2] * scale - 0.5, boxes[:, 2:] * scale - 0.5
     step = (high - low) / side
