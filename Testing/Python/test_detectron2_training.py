@@ -203,6 +203,7 @@ def test_settings_that_detectron2_cannot_follow_are_refused(tmp_path, change, wo
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_ellipses_are_learnt(tmp_path):
     from LiverMarginLib.training.trainer import train
 
