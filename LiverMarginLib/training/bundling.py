@@ -180,7 +180,7 @@ def _cases_seen(folder: Path) -> dict[str, Any]:
         return {}
     record = path.read_bytes()
     data = loads(record)["data"]
-    seen = {f"{part}_cases": data[part]["cases"] for part in ("train", "validation") if data[part]}
+    seen = {f"{part}_cases": data[part].get("cases", []) for part in ("train", "validation") if data[part]}
     named = {part: cases for part, cases in seen.items() if cases}
     return named | ({"run_manifest_sha256": hashlib.sha256(record).hexdigest()} if named else {})
 

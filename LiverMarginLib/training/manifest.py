@@ -68,12 +68,12 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _describe(source: Source) -> dict[str, Any]:
-    return {
+    described = {
         "items": len(source),
         "patients": len({source.patient(index) for index in range(len(source))}),
         "sha256": source.fingerprint() if isinstance(source, Fingerprinted) else None,
-        "cases": source.cases() if isinstance(source, NamesCases) else [],
     }
+    return described | ({"cases": source.cases()} if isinstance(source, NamesCases) else {})
 
 
 def _sha256(path: Path) -> str:
