@@ -383,6 +383,7 @@ def _speak_to_worker(folder: Path) -> None:
     """Let a worker hear the lines; jobs are understood but not done. Every reply must be one JSON object a line."""
     worker.run = lambda *arguments: {}  # type: ignore[assignment]
     worker._leave = lambda: None
+    worker.GRACE_SECONDS = 0.01  # a quick machine would have hundreds of timers waiting, and no room for another
     replies = io.StringIO()
     assert worker.Worker(io.BytesIO((folder / "lines").read_bytes()), replies).serve() == 0
     for line in replies.getvalue().split("\n")[:-1]:
