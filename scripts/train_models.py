@@ -13,27 +13,23 @@ import sys
 from pathlib import Path
 
 # The seeds make no promise on another machine, another version of torch or of the phantoms' generator.
-RECIPES: dict[str, tuple[dict[str, object], ...]] = {
+RECIPES: dict[str, tuple[str, ...]] = {
     "unet-ct": (
-        {
-            "train": "unet --profile robust --phantoms 60 --validation-phantoms 4 --seed 1 --epochs 20",
-            "set": ("size=256", "batch=8", "early_stopping=null", "steps_per_epoch=50", "validate_every=5",
-                    "schedule.warmup_steps=100", "optimiser.ema_decay=0.995"),
-        },
+        "unet --profile robust --phantoms 60 --validation-phantoms 4 --seed 1 --epochs 20 --set size=256 --set batch=8 "
+        "--set early_stopping=null --set steps_per_epoch=50 --set validate_every=5 --set schedule.warmup_steps=100 "
+        "--set optimiser.ema_decay=0.995",
     ),
     "maskrcnn-ct": (
-        {"train": "detectron2 --profile small --phantoms 60 --seed 1 --epochs 8", "set": ()},
-        {"train": "detectron2 --profile small --phantoms 60 --seed 2", "set": ()},
-        {"train": "detectron2 --profile small-112 --phantoms 60 --seed 2 --epochs 4", "set": ("validate_every=4",)},
+        "detectron2 --profile small --phantoms 60 --seed 1 --epochs 8",
+        "detectron2 --profile small --phantoms 60 --seed 2",
+        "detectron2 --profile small-112 --phantoms 60 --seed 2 --epochs 4 --set validate_every=4",
     ),
     "liver-mr": (
-        {
-            "train": "unet3d --profile small --modality MR --target liver --phantoms 50 --seed 4 --epochs 10",
-            "set": ("steps_per_epoch=100", "validate_every=5", "model_options.widths=[12,24,48]",
-                    "volume.patch=[48,48,48]", "volume.spacing=[4,4,4]"),
-        },
+        "unet3d --profile small --modality MR --target liver --phantoms 50 --seed 4 --epochs 10 "
+        "--set steps_per_epoch=100 --set validate_every=5 --set model_options.widths=[12,24,48] "
+        "--set volume.patch=[48,48,48] --set volume.spacing=[4,4,4]",
     ),
-}  # fmt: skip
+}
 
 
 def main() -> int:
@@ -45,10 +41,10 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
     options = parser.parse_args()
     before: Path | None = None
-    for number, stage in enumerate(RECIPES[options.model], start=1):
-        folder = options.output / (options.model if number == len(RECIPES[options.model]) else f"stage-{number}")
-        command = [*shlex.split(str(stage["train"])), "--device", options.device, "--name", options.model]
-        command += [word for setting in stage["set"] for word in ("--set", setting)]
+    stages = RECIPES[options.model]
+    for number, stage in enumerate(stages, start=1):
+        folder = options.output / (options.model if number == len(stages) else f"stage-{number}")
+        command = [*shlex.split(stage), "--device", options.device, "--name", options.model]
         command += ["--cache", str(options.output / "phantoms"), "--out", str(folder)]
         command += ["--init", str(before)] if before else []
         print("livermargin train", shlex.join(command), flush=True)

@@ -18,6 +18,7 @@ from LiverMarginLib.errors import InputError
 from LiverMarginLib.models.intensity_fields import WindowUnit
 from LiverMarginLib.models.volumetric_fields import NormalisationKind
 from LiverMarginLib.training.config import TrainConfig
+from LiverMarginLib.training.variants import normalised_by_itself
 from LiverMarginLib.training.volume_data import VolumeSample
 from LiverMarginLib.volume import IntensityKind, LabelMap, Modality, Volume, axial_view
 
@@ -137,18 +138,7 @@ def measured(config: TrainConfig, volumes: Iterable[VolumeSample]) -> TrainConfi
     if not len(foreground):
         raise InputError("No voxel of the training subjects carries a label to be learnt; check the labels.")
     if modalities == {Modality.MR}:
-        return replace(
-            config,
-            intensity=IntensityKind.ARBITRARY,
-            window=PERCENTILES,
-            volume=replace(
-                config.volume,
-                window_unit=WindowUnit.PERCENTILE,
-                normalisation=NormalisationKind.Z_SCORE,
-                mean=None,
-                deviation=None,
-            ),
-        )
+        return normalised_by_itself(config, PERCENTILES)
     low, high = np.percentile(foreground, PERCENTILES)
     clipped = np.clip(foreground, low, high)
     if not low < high:

@@ -88,19 +88,8 @@ def for_modalities(config: TrainConfig, modalities: Sequence[Modality]) -> Train
     if list(modalities) == [Modality.CT]:
         return config
     if Modality.CT not in modalities:
-        return replace(
-            config,
-            intensity=IntensityKind.ARBITRARY,
-            window=MR_PERCENTILES,
-            volume=replace(
-                config.volume,
-                window_unit=WindowUnit.PERCENTILE,
-                normalisation=NormalisationKind.Z_SCORE,
-                mean=None,
-                deviation=None,
-                localiser=None,
-            ),
-        )
+        config = normalised_by_itself(config, MR_PERCENTILES)
+        return replace(config, volume=replace(config.volume, localiser=None))
     volume = config.volume
     if volume.normalisation is NormalisationKind.UNIT:
         low, high = config.window
@@ -108,3 +97,19 @@ def for_modalities(config: TrainConfig, modalities: Sequence[Modality]) -> Train
             volume, normalisation=NormalisationKind.Z_SCORE, mean=(low + high) / 2, deviation=(high - low) / 4
         )
     return replace(config, volume=replace(volume, other_modalities=(OtherModality(Modality.MR),)))
+
+
+def normalised_by_itself(config: TrainConfig, percentiles: tuple[float, float]) -> TrainConfig:
+    """Let a training clip each image to its own percentiles and z-score it by itself, as images without units need."""
+    return replace(
+        config,
+        intensity=IntensityKind.ARBITRARY,
+        window=percentiles,
+        volume=replace(
+            config.volume,
+            window_unit=WindowUnit.PERCENTILE,
+            normalisation=NormalisationKind.Z_SCORE,
+            mean=None,
+            deviation=None,
+        ),
+    )

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measuring import in_own_process, load, measured, ratio_of
+from benchmarks.measuring import in_turns, measured, ratio_of
 
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -53,13 +53,7 @@ def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_inputs(folder, options)
-        found: dict[str, list[dict[str, Any]]] = {contender: [] for contender in contenders}
-        busy = []
-        for repeat in range(options.repeats):
-            for contender in contenders:
-                found[contender].append(in_own_process(_arguments(contender, folder, options)))
-                busy.append(load())
-            print(f"round {repeat + 1} of {options.repeats}", flush=True)
+        found, busy = in_turns(contenders, options.repeats, lambda contender: _arguments(contender, folder, options))
         outputs = {contender: np.load(folder / f"{contender}.npy") for contender in contenders}
     # Detectron2 gives masks, not probabilities: the share of pixels tells; our own ways are compared as they are.
     reference = outputs[PEER]

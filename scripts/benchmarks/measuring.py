@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,26 @@ def in_own_process(arguments: list[str]) -> dict[str, Any]:
     if result.returncode:
         raise RuntimeError((result.stderr.strip().splitlines() or ["no message"])[-1])
     return dict(json.loads(result.stdout.strip().splitlines()[-1]))
+
+
+def in_turns(
+    names: Iterable[str], repeats: int, arguments: Callable[[str], list[str]]
+) -> tuple[dict[str, list[dict[str, Any]]], list[float]]:
+    """Measure contenders by `in_own_process`, one after the other in every round.
+
+    Returns
+    -------
+    tuple
+        What each of them said, round by round, and the load of the machine after each turn.
+    """
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    busy = []
+    for repeat in range(repeats):
+        for name, said in found.items():
+            said.append(in_own_process(arguments(name)))
+            busy.append(load())
+        print(f"round {repeat + 1} of {repeats}", flush=True)
+    return found, busy
 
 
 def load() -> float:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measuring import in_own_process, load, measured
+from benchmarks.measuring import in_turns, measured
 
 OURS, EAGER = "LiverMargin", "eager torch, slice by slice"
 # Multiply-adds of the U-Net of Table 4 on one 512 x 512 slice, and the values that its layers write and read again.
@@ -45,13 +45,7 @@ def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_inputs(folder, options.slices)
-        found: dict[str, list[dict[str, Any]]] = {part: [] for part in _PARTS}
-        busy = []
-        for repeat in range(options.repeats):
-            for part in _PARTS:
-                found[part].append(in_own_process(_arguments(part, folder, options)))
-                busy.append(load())
-            print(f"round {repeat + 1} of {options.repeats}", flush=True)
+        found, busy = in_turns(_PARTS, options.repeats, lambda part: _arguments(part, folder, options))
         difference = _largest_difference(folder)
     show(found, options, difference)
     print(f"load of the machine {min(busy):.1f} to {max(busy):.1f}")

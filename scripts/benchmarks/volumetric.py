@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measuring import in_own_process, load, measured, ratio_of
+from benchmarks.measuring import in_turns, measured, ratio_of
 
 PEER = "monai"
 OURS = ("onnx", "torch")
@@ -51,13 +51,7 @@ def run(options: argparse.Namespace) -> int:
         folder = Path(name)
         make_inputs(folder, options)
         contenders = [PEER, *OURS]
-        found: dict[str, list[dict[str, Any]]] = {contender: [] for contender in contenders}
-        busy = []
-        for repeat in range(options.repeats):
-            for contender in contenders:
-                found[contender].append(in_own_process(_arguments(contender, folder, options)))
-                busy.append(load())
-            print(f"round {repeat + 1} of {options.repeats}", flush=True)
+        found, busy = in_turns(contenders, options.repeats, lambda contender: _arguments(contender, folder, options))
         labels = {contender: np.load(folder / f"{contender}.npy") for contender in contenders}
         shape = np.load(folder / "volume.npy", mmap_mode="r").shape
     print(
