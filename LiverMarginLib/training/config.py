@@ -116,7 +116,8 @@ class AugmentationConfig:
     """How training slices are varied; every ``*_p`` is the probability that a sample gets it. Zero switches it off.
 
     Angles are in degrees, scales and gammas are factors, elastic displacement and crops are shares of the image's
-    side, noise is in units of the windowed image ([0, 1]), blur in pixels. Ranges are (lowest, highest).
+    side, noise is in units of the windowed image ([0, 1]), blur in pixels. Ranges are (lowest, highest). A crop of a
+    slice fills the network's input; one of a volume, drawn for each axis, leaves padding around it, as short scans do.
     """
 
     rotation_p: float = 0.0

@@ -1,7 +1,7 @@
 """Variation of training patches, on the device and on whole batches; the 3-D sibling of `augmentation`.
 
-Rotation about all three axes, scale and mirroring in one interpolation; intensities as for slices. Meant for grids of
-about the same spacing along all axes.
+Rotation about all three axes, scale and mirroring in one interpolation; intensities as for slices; fields of view that
+end within the patch. Meant for grids of about the same spacing along all axes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from LiverMarginLib.training.determinism import Purpose, keyed_rng
 
 
 class VolumeAugmentation:
-    """Applies an `AugmentationConfig` to batches of patches; elastic deformation and crops are for slices.
+    """Applies an `AugmentationConfig` to batches of patches; elastic deformation is for slices.
 
     Parameters
     ----------
@@ -63,16 +63,34 @@ class VolumeAugmentation:
         rngs = [keyed_rng(self._seed, Purpose.AUGMENTATION, sample) for sample in samples]
         drawn = [_draw_affine(self._config, rng, image.shape[2:]) for rng in rngs]
         chosen = [n for n, matrix in enumerate(drawn) if matrix is not None]
+        target = target.clone()
         if chosen:
             matrices = np.stack([matrix for matrix in drawn if matrix is not None])
             affine = torch.tensor(matrices, device=image.device, dtype=torch.float32)
             grid = functional.affine_grid(affine, [len(chosen), 1, *image.shape[2:]], align_corners=False)
-            image, target = image.clone(), target.clone()
+            image = image.clone()
             outside = padding[chosen]
             image[chosen] = functional.grid_sample(image[chosen] - outside, grid, align_corners=False) + outside
             moved = functional.grid_sample(target[chosen].float(), grid, mode="nearest", align_corners=False)
             target[chosen] = moved.to(target.dtype)
-        return intensity(image, self._config, rngs, limits), target
+        image = intensity(image, self._config, rngs, limits)
+        for n, rng in enumerate(rngs):  # last, because what surrounds a scan has neither noise nor contrast
+            for axis in (1, 2, 3):
+                if rng.random() < self._config.crop_p:
+                    _crop(image[n], target[n], padding[n], axis, self._config.crop, rng)
+        return image, target
+
+
+def _crop(
+    image: Tensor, target: Tensor, padding: Tensor, axis: int, share: tuple[float, float], rng: np.random.Generator
+) -> None:
+    """Let a patch, shape (1, k, j, i), show a share of itself along an axis, as in a scan that is shorter."""
+    length = image.shape[axis]
+    kept = max(1, round(length * rng.uniform(*share)))
+    start = int(rng.integers(length - kept + 1))
+    for first, stop in ((0, start), (start + kept, length)):
+        image.narrow(axis, first, stop - first).copy_(padding.expand_as(image).narrow(axis, first, stop - first))
+        target.narrow(axis, first, stop - first).zero_()
 
 
 def _draw_affine(config: AugmentationConfig, rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray | None:

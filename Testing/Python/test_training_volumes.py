@@ -280,6 +280,18 @@ def test_image_and_labels_move_together_and_the_outside_is_the_padding() -> None
     assert set(marked.unique().tolist()) <= {0, 2}
 
 
+def test_a_crop_leaves_a_block_of_the_patch_in_clean_padding() -> None:
+    settings = AugmentationConfig(crop_p=1.0, crop=(0.3, 0.6), noise_p=1.0)
+    image, target = torch.full((4, 1, 20, 20, 20), 0.5), torch.ones(4, 1, 20, 20, 20, dtype=torch.uint8)
+    found, marked = VolumeAugmentation(settings, 0)(image, target, range(4), torch.full((4, 1, 1, 1, 1), -5.0), None)
+    assert torch.equal(target, torch.ones_like(target)) and torch.equal(image, torch.full_like(image, 0.5))
+    for patch, labels in zip(found[:, 0], marked[:, 0], strict=True):
+        kept = labels.nonzero()
+        extent = kept.amax(0) - kept.amin(0) + 1
+        assert len(kept) == extent.prod() and all(6 <= side <= 12 for side in extent.tolist())
+        assert torch.equal(patch == -5.0, labels == 0)
+
+
 def test_a_rotation_is_one_in_voxels_whatever_the_patchs_sides() -> None:
     from LiverMarginLib.training.volume_augmentation import _draw_affine
 
