@@ -62,7 +62,9 @@ class _Intensities:
     not_numbers: int
 
 
-def plan_input(volume: Volume, manifest: Manifest, *, allow_mismatch: bool = False) -> InputPlan:
+def plan_input(
+    volume: Volume, manifest: Manifest, *, allow_mismatch: bool = False, seen: npt.NDArray[Any] | None = None
+) -> InputPlan:
     """Check an image against a model and choose the intensity window.
 
     Parameters
@@ -71,6 +73,9 @@ def plan_input(volume: Volume, manifest: Manifest, *, allow_mismatch: bool = Fal
     manifest : Manifest
     allow_mismatch : bool
         Go on, with a notice, where image and model are of different kinds.
+    seen : ndarray, optional
+        The part of the image that the network sees, where another has found the organ before: values that are
+        normalised by the image itself go by this part, as in the training on such parts.
 
     Returns
     -------
@@ -106,8 +111,9 @@ def plan_input(volume: Volume, manifest: Manifest, *, allow_mismatch: bool = Fal
     planes = view.to_view(volume.array)
     if volume.spacing_known and not mismatch:
         notices += strangeness(planes, view.geometry.spacing, kind, manifest.training)
-    low, high = intensity_limits(planes, window)
-    return InputPlan(low, high, tuple(notices), plan_scale(volume.array, manifest.normalisation, low, high))
+    low, high = intensity_limits(planes if seen is None else seen, window)
+    scale = plan_scale(volume.array if seen is None else seen, manifest.normalisation, low, high)
+    return InputPlan(low, high, tuple(notices), scale)
 
 
 def input_of(volume: Volume, manifest: Manifest) -> tuple[Modality, str]:

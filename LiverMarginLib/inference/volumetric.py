@@ -110,8 +110,9 @@ def segment_blocks(
     manifest, tell = bundle.manifest, Recorder(on_event)
     view = axial_view(volume.geometry)
     voxels = view.to_view(volume.array)
+    seen = None if box is None else voxels[box]
     box = _box(box, options.slices(len(voxels)), voxels.shape)
-    plan = plan_input(volume, manifest, allow_mismatch=options.allow_mismatch)
+    plan = plan_input(volume, manifest, allow_mismatch=options.allow_mismatch, seen=seen)
     for message in plan.notices:
         tell(Notice(message))
     grid = _grid(volume, bundle, view.geometry.spacing, voxels[box].shape)

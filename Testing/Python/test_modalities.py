@@ -99,6 +99,24 @@ def test_each_modality_has_its_intensities_and_its_localiser(bundle, volume, fin
     assert max(second.seen) == 1.0 if volume is CT_IMAGE else max(second.seen) > 2  # a window, or a z-score
 
 
+def test_an_mr_image_is_normalised_by_the_part_that_the_network_sees_as_in_its_training(bundle):
+    """A network behind a localiser learns from images that are cut out before they are z-scored."""
+    rng = np.random.default_rng(0)
+    noisy = MR_IMAGE.array + rng.integers(0, 40, SHAPE, dtype=np.int16)
+    brighter = noisy.copy()
+    brighter[:, :, :8] += 90  # far from the block, where only the first network looks
+    scores = []
+    for array in (noisy, brighter):
+        model, second = with_stand_ins(bundle)
+        model.segment(dataclasses.replace(MR_IMAGE, array=array))
+        scores.append(second.seen)
+    assert scores[0] == scores[1]
+    part = noisy[1:11, 6:24, 14:30].astype(float)  # the block with its margin of 8 mm
+    low, high = np.percentile(part, (2, 98))
+    clipped = part.clip(low, high)
+    assert max(scores[0]) == pytest.approx((high - clipped.mean()) / clipped.std(), rel=1e-4)
+
+
 def test_an_image_of_unknown_modality_is_taken_for_what_its_values_look_like_and_the_user_is_told(bundle):
     for volume, named in ((image(), "CT"), (image(low=0, high=700), "MR")):
         model, _ = with_stand_ins(bundle)
