@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from LiverMarginLib.report.colours import model_styles
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# The colour says what a variant learnt from, the mark what it learnt; a single stage is hollow.
+_COLOURS = {"CT": "#56b4e9", "MR": "#cc79a7", "CT+MR": "#e69f00"}
+_MARKERS = {"cancer": "o", "liver+cancer": "s"}
 
 _SHOWN = {
     "liver_dice": "Dice, liver",
@@ -37,22 +39,21 @@ def ablation_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     from matplotlib.figure import Figure
 
     tests = list(dict.fromkeys(row["test"] for row in rows))
-    names = list(dict.fromkeys(_name(row) for row in rows))
-    styles = model_styles(names)
     figure = Figure(figsize=(9.0, 1.0 + 3.1 * len(tests)), layout="constrained")
     panels = figure.subplots(len(tests), 1, sharex=True, squeeze=False)[:, 0]
     for axes, test in zip(panels, tests, strict=True):
         own = [row for row in rows if row["test"] == test]
         for place, row in enumerate(own):
-            style = styles[_name(row)]
+            colour = _COLOURS.get(row["from"], "#999999")
             shift = 0.75 * ((place + 0.5) / len(own) - 0.5)
             values = [(n + shift, row[key]) for n, key in enumerate(_SHOWN) if math.isfinite(row[key])]
-            axes.vlines(*zip(*((at, 0, value) for at, value in values), strict=True), color=style.colour, linewidth=1.2)
+            axes.vlines(*zip(*((at, 0, value) for at, value in values), strict=True), color=colour, linewidth=1.2)
             axes.plot(
                 *zip(*values, strict=True),
                 linestyle="none",
-                marker=style.marker,
-                color=style.colour,
+                marker=_MARKERS.get(row["learns"], "D"),
+                color=colour,
+                markerfacecolor=colour if row["stages"] == 2 else "white",
                 label=_name(row),
                 clip_on=False,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.models.intensity_fields import Window, WindowUnit
 from LiverMarginLib.models.volumetric_fields import NormalisationKind
 from LiverMarginLib.phantom import PhantomOptions, liver_target, make_phantom
+from LiverMarginLib.report.ablation import ablation_figure
 from LiverMarginLib.terminology import LIVER, LIVER_MASS
 from LiverMarginLib.training.config import LossConfig, LossKind
 from LiverMarginLib.training.leakage import refuse_seen_cases
@@ -512,6 +514,19 @@ def test_the_ablation_is_two_by_three_and_a_single_stage() -> None:
     for wrong in ({"target": "liver"}, {"modalities": ("PET",)}, {"target": "cancer", "single_stage": True}):
         with pytest.raises(InputError):
             TwoStageJob(**wrong).variants()
+
+
+def test_no_two_variants_look_alike_in_the_picture() -> None:
+    rows = [
+        {"learns": v.target.value, "from": "+".join(v.modalities), "stages": 1 + v.two_stage, "test": test}
+        | {"n": 2, "lesions": 3, "liver_dice": 0.9, "cancer_dice": 0.4, "cancer_dice_global": math.nan}
+        | {f"{what}_iou{iou}": 0.2 for what in ("recall", "precision") for iou in (0.1, 0.5)}
+        for v in AblationJob().variants()
+        for test in v.modalities
+    ]
+    legend = ablation_figure(rows).legends[0]
+    looks = {(h.get_color(), h.get_marker(), h.get_markerfacecolor()) for h in legend.legend_handles}
+    assert len(looks) == len(legend.get_texts()) == len(AblationJob().variants())
 
 
 @pytest.mark.parametrize("text", ["CT", "CT:data", "PET:liver:data", "CT:spleen:data"])
