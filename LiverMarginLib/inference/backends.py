@@ -21,7 +21,7 @@ from LiverMarginLib.models.architectures import Activation
 from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.models.manifest import ONNX_FILE, SAFETENSORS_FILE, Manifest
 from LiverMarginLib.models.onnx_guard import check_graph
-from LiverMarginLib.models.shared_weights import shared_tensors, shares_weights
+from LiverMarginLib.models.shared_weights import shared_tensors
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -204,8 +204,8 @@ def onnx_session(bundle: Bundle, device: str = "cpu", threads: int | None = None
     options.log_severity_level = 4  # its errors become exceptions; printed as well, they would disturb the progress
     providers = ["CUDAExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
     content = bundle.read(ONNX_FILE)
-    check_graph(content)
-    weights = shared_tensors(content, bundle.read(SAFETENSORS_FILE)) if shares_weights(content) else {}
+    shared = check_graph(content)
+    weights = shared_tensors(shared, bundle.read(SAFETENSORS_FILE)) if shared else {}
     try:
         if weights:
             values = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]

@@ -21,7 +21,7 @@ _PLAIN_DOMAINS = (b"", b"ai.onnx")
 _MOST_NODES = 20_000
 
 
-def check_graph(content: bytes) -> None:
+def check_graph(content: bytes) -> list[memoryview]:
     """Refuse a graph that could do more than compute an output of its input.
 
     Parameters
@@ -29,18 +29,25 @@ def check_graph(content: bytes) -> None:
     content : bytes
         A serialised ``ModelProto``.
 
+    Returns
+    -------
+    list of memoryview
+        The serialised ``TensorProto`` of each weight that lies in the bundle's safetensors file, for `shared_tensors`;
+        views of `content`.
+
     Raises
     ------
     BundleError
     """
     try:
-        _check_model(memoryview(content))
+        return _check_model(memoryview(content))
     except (IndexError, ValueError) as error:
         raise BundleError("The model's ONNX graph is damaged; get the model again from its source.") from error
 
 
-def _check_model(model: memoryview) -> None:
+def _check_model(model: memoryview) -> list[memoryview]:
     nodes = 0
+    shared = []
     for number, value in fields(model):
         if number in (_MODEL_TRAINING, _MODEL_FUNCTIONS):
             raise _refused("holds more than one graph")
@@ -50,12 +57,15 @@ def _check_model(model: memoryview) -> None:
             if part == _GRAPH_NODE:
                 nodes += 1
                 _check_node(inside)
-            elif part == _GRAPH_TENSOR and not is_shared(inside):
+            elif part == _GRAPH_TENSOR and is_shared(inside):
+                shared.append(inside)
+            elif part == _GRAPH_TENSOR:
                 _check_tensor(inside)
             elif part == _GRAPH_SPARSE:
                 raise _refused("has sparse weights")
     if nodes > _MOST_NODES:
         raise _refused(f"has {nodes} steps")
+    return shared
 
 
 def _check_node(node: memoryview) -> None:

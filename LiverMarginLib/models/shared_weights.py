@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ from LiverMarginLib.errors import BundleError
 from LiverMarginLib.models.manifest import SAFETENSORS_FILE
 from LiverMarginLib.models.protobuf import fields, integers, messages
 
-_MODEL_GRAPH, _GRAPH_TENSOR = 7, 5
 _DIMENSIONS, _TYPE, _NAME, _EXTERNAL, _LOCATION = 1, 2, 8, 13, 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _IS_EXTERNAL = 1
@@ -85,18 +84,15 @@ def is_shared(tensor: memoryview) -> bool:
     return _reference(tensor).get("location") == SAFETENSORS_FILE
 
 
-def shares_weights(graph: bytes) -> bool:
-    """Whether a graph needs `shared_tensors`."""
-    return any(is_shared(tensor) for tensor in _initialisers(graph))
-
-
-def shared_tensors(graph: bytes, weights: bytes) -> dict[str, npt.NDArray[Any]]:
+def shared_tensors(tensors: Iterable[memoryview], weights: bytes) -> dict[str, npt.NDArray[Any]]:
     """The weights that a graph takes from the bundle's safetensors file.
 
     Parameters
     ----------
-    graph, weights : bytes
-        Content of ``model.onnx`` and ``weights.safetensors``, checked by their sha256.
+    tensors : iterable of memoryview
+        Those of the graph that `is_shared` holds of, as `LiverMarginLib.models.onnx_guard.check_graph` returns them.
+    weights : bytes
+        Content of ``weights.safetensors``, checked by its sha256.
 
     Returns
     -------
@@ -110,16 +106,11 @@ def shared_tensors(graph: bytes, weights: bytes) -> dict[str, npt.NDArray[Any]]:
     """
     try:
         places = {(place.begin, place.end - place.begin): place.type for place in _stored(weights)}
-        found = {}
-        for tensor in _initialisers(graph):
-            if is_shared(tensor):
-                name, array = _take(tensor, weights, places)
-                found[name] = array
+        return dict(_take(tensor, weights, places) for tensor in tensors)
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise BundleError(
             "The model's ONNX graph and its weights do not belong together; get the model again from its source."
         ) from error
-    return found
 
 
 def _take(tensor: memoryview, weights: bytes, places: dict[tuple[int, int], str]) -> tuple[str, npt.NDArray[Any]]:
@@ -142,12 +133,6 @@ def _take(tensor: memoryview, weights: bytes, places: dict[tuple[int, int], str]
     return bytes(name).decode(), array
 
 
-def _initialisers(graph: bytes) -> Iterator[memoryview]:
-    for number, value in fields(memoryview(graph)):
-        if number == _MODEL_GRAPH:
-            yield from (inside for part, inside in messages(value) if part == _GRAPH_TENSOR)
-
-
 def _reference(tensor: memoryview) -> dict[str, str]:
     """What the tensor says of its place, of which LiverMargin's own graphs say each word once."""
     entries: dict[str, str] = {}
@@ -157,9 +142,10 @@ def _reference(tensor: memoryview) -> dict[str, str]:
             external = value == _IS_EXTERNAL
         elif number == _EXTERNAL:
             entry = {part: bytes(inside).decode() for part, inside in messages(value)}
-            if entry[_ENTRY_KEY] in entries:
+            key = entry.get(_ENTRY_KEY, "")
+            if key in entries:
                 return {}
-            entries[entry[_ENTRY_KEY]] = entry[_ENTRY_VALUE]
+            entries[key] = entry.get(_ENTRY_VALUE, "")
     return entries if external and entries.keys() == {"location", "offset", "length"} else {}
 
 

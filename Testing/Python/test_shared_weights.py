@@ -99,6 +99,18 @@ def test_a_second_location_in_the_same_reference_is_refused(bundle):
         check_graph(model.SerializeToString())
 
 
+@pytest.mark.parametrize("part", ["key", "value"])
+def test_a_reference_that_lacks_half_of_an_entry_is_refused(bundle, part):
+    with pytest.raises(BundleError, match="takes weights from other files"):
+        onnx_session(spoilt(bundle, lambda tensor: tensor.external_data[0].ClearField(part)))
+
+
+def test_the_guard_names_the_weights_that_lie_outside_of_the_graph(bundle):
+    model, tensors = external(bundle)
+    found = [onnx.TensorProto.FromString(bytes(one)) for one in check_graph(model.SerializeToString())]
+    assert found == tensors != []
+
+
 def test_other_weights_than_those_of_the_export_are_noticed(bundle):
     content = bytearray((bundle.folder / "weights.safetensors").read_bytes())
     content[-1] ^= 1
