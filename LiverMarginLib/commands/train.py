@@ -13,6 +13,7 @@ from LiverMarginLib.events import Event, Metric
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    from LiverMarginLib.jobs.train import TrainJob
     from LiverMarginLib.training.profiles import PROFILES
 
     parser.add_argument("model", choices=sorted(PROFILES), help="the network")
@@ -24,18 +25,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", help="folder of decoded slices and phantoms, to share between trainings")
     parser.add_argument("--split", help="split.json of `livermargin dataset split`")
     parser.add_argument("--fold", type=int, help="which fold of a k-fold split is left for testing")
-    parser.add_argument("--phantoms", type=int, default=80, help="number of phantom patients (default: 80)")
     parser.add_argument(
-        "--phantoms-without-liver", type=int, default=0, metavar="N", help="further ones, of the chest or pelvis alone"
+        "--phantoms", type=int, default=TrainJob.phantoms, help="number of phantom patients (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--phantoms-without-liver",
+        type=int,
+        default=TrainJob.phantoms_without_liver,
+        metavar="N",
+        help="further ones, of the chest or pelvis alone",
     )
     parser.add_argument(
         "--phantoms-from-labels", metavar="FILE", help="further ones with the organs of this label map, deformed"
     )
     add_label_names(parser)
     parser.add_argument(
-        "--phantoms-with-its-organs", type=int, default=20, metavar="N", help="how many these are (default: 20)"
+        "--phantoms-with-its-organs",
+        type=int,
+        default=TrainJob.phantoms_with_its_organs,
+        metavar="N",
+        help="how many these are (default: %(default)s)",
     )
-    parser.add_argument("--validation-phantoms", type=int, default=10, help="others, to validate on (default: 10)")
+    parser.add_argument(
+        "--validation-phantoms",
+        type=int,
+        default=TrainJob.validation_phantoms,
+        help="others, to validate on (default: %(default)s)",
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting; repeatable")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--minutes", type=float, help="validate and stop when this time is used up")
@@ -56,9 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--phantom-random-contrast",
         type=float,
-        default=0.2,
+        default=TrainJob.phantom_random_contrast,
         metavar="SHARE",
-        help="of their scans, to have intensities that no scanner gives (default: 0.2)",
+        help="of their scans, to have intensities that no scanner gives (default: %(default)s)",
     )
     add_reading_options(parser)
 

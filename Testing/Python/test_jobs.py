@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import errno
+import importlib
 import json
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from LiverMarginLib.commands import COMMANDS
 from LiverMarginLib.errors import Cancelled, DependencyError, InputError, ResourceError
 from LiverMarginLib.events import EVENT_TYPES, CancelToken, Failure, Metric, Notice, Progress, Result, event_from_dict
 from LiverMarginLib.jobs import JOB_TYPES, Job, job_from_dict, run
@@ -41,6 +45,18 @@ def test_a_job_survives_a_round_trip_through_json():
 def test_every_job_type_can_be_found_by_its_kind(kind):
     with pytest.raises(InputError, match=f"{kind} job has no field"):
         job_from_dict({"job": kind, "no such field": 1})
+
+
+@pytest.mark.parametrize("kind", sorted((JOB_TYPES.keys() & COMMANDS.keys()) - {"export"}))
+def test_an_option_that_is_left_out_means_what_the_job_means(kind):
+    module, _, name = JOB_TYPES[kind].partition(":")
+    fields = dataclasses.fields(getattr(importlib.import_module(module), name))
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"LiverMarginLib.commands.{kind.replace('-', '_')}").add_arguments(parser)
+    options = {action.dest: action.default for action in parser._actions if action.default not in (None, [])}
+    known = {one.name: one.default for one in fields if one.name in options and one.default != dataclasses.MISSING}
+    assert known, "the test compares something"
+    assert {name: tuple(options[name]) if isinstance(options[name], list) else options[name] for name in known} == known
 
 
 @pytest.mark.parametrize(
