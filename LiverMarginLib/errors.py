@@ -11,6 +11,10 @@ from typing import ClassVar
 
 from LiverMarginLib.plain_text import one_line, without_paths
 
+# What an `OSError.errno` says when a disk takes no more, and when a place must not be touched.
+DISK_FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
+PERMISSION_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
 
 class LiverMarginError(Exception):
     """Base of every error that LiverMargin raises on purpose.

@@ -9,12 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from LiverMarginLib.errors import InputError, LiverMarginError, ResourceError
+from LiverMarginLib.errors import DISK_FULL, PERMISSION_DENIED, InputError, LiverMarginError, ResourceError, technical
 
-_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _BAD_PATH = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.EINVAL}
-
 
 # Temporary files that are being written: a process that must leave at once can still remove them.
 _unfinished: set[Path] = set()
@@ -95,12 +92,12 @@ def write_error(error: OSError, name: str) -> LiverMarginError:
     LiverMarginError
         `ResourceError` where the machine refuses, `InputError` where the path cannot be.
     """
-    details = f"{type(error).__name__} {errno.errorcode.get(error.errno or 0, '')}".strip()
-    if error.errno in _FULL:
+    details = technical(error)
+    if error.errno in DISK_FULL:
         return ResourceError(
             f"The disk is full while writing {name}; free some space or choose another folder.", details
         )
-    if error.errno in _REFUSED:
+    if error.errno in PERMISSION_DENIED:
         return ResourceError(
             f"{name} cannot be written there; choose a folder that you may write to, or close the program that has "
             "the file open.",

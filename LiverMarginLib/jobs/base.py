@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from LiverMarginLib.errors import DependencyError, InputError, LiverMarginError, ResourceError, technical
+from LiverMarginLib.errors import (
+    DISK_FULL,
+    PERMISSION_DENIED,
+    DependencyError,
+    InputError,
+    LiverMarginError,
+    ResourceError,
+    technical,
+)
 from LiverMarginLib.events import CancelToken, OnEvent, Result, ignore
 from LiverMarginLib.volume import Modality
 
@@ -137,24 +145,15 @@ def run(job: Job, on_event: OnEvent = ignore, cancel: CancelToken | None = None)
         ) from error
     except OSError as error:
         raise _from_os_error(error) from error
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing.startswith("LiverMargin"):
-            raise
-        raise DependencyError(
-            f"The Python package {missing} is missing; install what LiverMargin needs (in 3D Slicer by the Environment "
-            "panel), or choose another Python.",
-            technical(error),
-        ) from error
     on_event(Result(values))
     return values
 
 
 def _from_os_error(error: OSError) -> LiverMarginError:
     where = f" ({Path(error.filename).name})" if isinstance(error.filename, str) else ""  # folders may name patients
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in DISK_FULL:
         return ResourceError(f"The disk is full{where}; free some space and start again.", technical(error))
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in PERMISSION_DENIED:
         return ResourceError(f"Permission was denied{where}; choose a place you may read and write.", technical(error))
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
         return InputError(f"There is no such file or folder{where}; check the path.", technical(error))

@@ -116,6 +116,8 @@ def test_a_cancelled_job_says_so_and_gives_no_result():
         (MemoryError(), ResourceError, "memory"),
         (ModuleNotFoundError("gone", name="skimage"), DependencyError, "lacks the package skimage"),
         (OSError(errno.ENOSPC, "No space left"), ResourceError, "disk is full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), ResourceError, "disk is full"),
+        (OSError(errno.EFBIG, "File too large"), ResourceError, "disk is full"),
         (PermissionError(errno.EACCES, "denied"), ResourceError, "Permission"),
         (OSError(errno.EROFS, "read only"), ResourceError, "Permission"),
         (FileNotFoundError(errno.ENOENT, "gone"), InputError, "no such file"),
