@@ -96,11 +96,12 @@ class Lesion:
 
     def paint(self, canvas: Canvas) -> None:
         """Paint the mass over the liver it lies in."""
-        c, r = np.array(self.centre), np.array(self.radii)
-        box = canvas.box(c - r - self.rough * 2, c + r + self.rough * 2, pad=6)
+        c, r, axes = np.array(self.centre), np.array(self.radii), rotation(yaw=self.turn)
+        reach = np.sqrt(r**2 @ axes**2) + 2 * self.rough  # half the box of the turned ellipsoid
+        box = canvas.box(c - reach, c + reach, pad=6)
         if box is None:
             return
-        mass = ellipsoid(*canvas.at(box), c, r, rotation(yaw=self.turn))
+        mass = ellipsoid(*canvas.at(box), c, r, axes)
         mass = mass + self.rough * canvas.noise(14, box)
         add = canvas.palette.add
         over: Organs = (Organ.LIVER, Organ.LIVER_VESSEL, Organ.LIVER_MASS)

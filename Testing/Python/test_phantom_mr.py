@@ -26,8 +26,11 @@ from LiverMarginLib.phantom import (
     make_phantom,
     render,
 )
+from LiverMarginLib.phantom.canvas import Canvas, Palette, Placement
 from LiverMarginLib.phantom.lesions import Lesion
 from LiverMarginLib.phantom.mr_acquisition import MrAcquisition
+from LiverMarginLib.phantom.splines import SplineField
+from LiverMarginLib.phantom.tissues import Tissue
 from LiverMarginLib.volume import IntensityKind, Modality
 
 SMALL = {"shape": (24, 48, 48), "spacing": (10.0, 8.0, 8.0)}
@@ -194,6 +197,25 @@ def test_every_kind_of_lesion_is_painted_of_its_own_tissues():
         LesionKind.CAPSULE: ["lesion capsule", "bright lesion"],
         LesionKind.CYST: ["cyst"],
     }
+
+
+@pytest.mark.parametrize("degrees", [0, 30, 45, 120])
+def test_a_long_lesion_that_is_turned_is_a_whole_ellipsoid(degrees):
+    far = (60.0, 60.0, 60.0)
+    smooth = SplineField.draw(np.random.default_rng(0), tuple(-edge for edge in far), far, 30.0)
+    placement = Placement(np.eye(3), np.zeros(3), (smooth, smooth, smooth), np.zeros(3))
+    axes = (np.arange(-14.0, 16, 2), np.arange(-50.0, 52, 2), np.arange(-50.0, 52, 2))
+    canvas = Canvas(axes, placement, {14: smooth}, Palette())
+    canvas.first[:] = canvas.palette.add(Tissue.LIVER, Organ.LIVER)
+    radii = (45.0, 11.0, 9.0)
+    Lesion((1.0, 0.5, -0.5), radii, degrees, Tissue.LESION_DARK, rim=0, core=0, rough=0, shade=0).paint(canvas)
+
+    z, y, x = np.meshgrid(axes[0] + 0.5, axes[1] - 0.5, axes[2] - 1.0, indexing="ij")
+    turn = np.radians(degrees)
+    along, across = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
+    ellipsoid = np.hypot(np.hypot(along / radii[0], across / radii[1]), z / radii[2]) < 1
+    mass = canvas.first == canvas.palette.add(Tissue.LESION_DARK, Organ.LIVER_MASS)
+    np.testing.assert_array_equal(mass, ellipsoid)
 
 
 def test_the_other_organs_do_not_depend_on_the_lesions():
