@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import secrets
@@ -20,6 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from LiverMarginLib.digest import sha256_of
 from LiverMarginLib.io.atomic import atomic_path
 from LiverMarginLib.jsonable import dumps
 
@@ -131,12 +131,6 @@ def is_whole(record: CaseRecord, folder: Path) -> bool:
         return all(sha256_of(folder / name) == digest for name, digest in record.files.items())
     except OSError:
         return False
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, in hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_record(record: CaseRecord, folder: Path) -> None:

@@ -19,9 +19,9 @@ from LiverMarginLib.batch.records import (
     is_whole,
     publish,
     read_record,
-    sha256_of,
     write_record,
 )
+from LiverMarginLib.digest import sha256_of
 from LiverMarginLib.errors import Cancelled, InputError, LiverMarginError
 from LiverMarginLib.events import CancelToken, Event, Notice, OnEvent, Progress
 from LiverMarginLib.jobs.base import Job, modality_named

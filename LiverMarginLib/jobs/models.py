@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from LiverMarginLib.digest import sha256_of
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import CancelToken, OnEvent, Progress
 from LiverMarginLib.jobs.base import Job
@@ -120,9 +120,7 @@ class AddModelJob(Job):
 def _check_sha256(path: Path, expected: str | None) -> None:
     if expected is None or path.is_dir():
         return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
+    if sha256_of(path) != expected:
         raise InputError(f"{path.name} is not the file that is meant: its sha256 is another one; get it again.")
 
 

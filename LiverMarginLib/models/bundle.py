@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from LiverMarginLib.digest import sha256_of
 from LiverMarginLib.errors import BundleError, DependencyError, LiverMarginError, ResourceError, technical
 from LiverMarginLib.models.architectures import Architecture, check_manifest, find_architecture
 from LiverMarginLib.models.card import model_card
@@ -361,8 +362,7 @@ def _sha256_of_file(path: Path, file_name: str) -> str:
         known = _digests.get(path)
         if known is not None and known[0] == state:
             return known[1]
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = sha256_of(path)
     except OSError as error:
         raise _unreadable(file_name, error) from error
     # Of a file that has just been written another version might bear the same times.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import subprocess
@@ -14,6 +13,7 @@ import scipy
 import torch
 
 import LiverMarginLib
+from LiverMarginLib.digest import sha256_of
 from LiverMarginLib.jsonable import dumps
 from LiverMarginLib.training.config import TrainConfig
 from LiverMarginLib.training.data import Fingerprinted, NamesCases, Source
@@ -57,7 +57,7 @@ def run_manifest(
         "seed": config.seed,
         "deterministic": config.deterministic,
         "config": {name: value for name, value in config.to_dict().items() if name not in _LEFT_OUT},
-        "initial_sha256": None if config.initial is None else _sha256(weights_file(config.initial)),
+        "initial_sha256": None if config.initial is None else sha256_of(weights_file(config.initial)),
         "data": {"train": _describe(train), "validation": None if validation is None else _describe(validation)},
     }
 
@@ -74,11 +74,6 @@ def _describe(source: Source) -> dict[str, Any]:
         "sha256": source.fingerprint() if isinstance(source, Fingerprinted) else None,
     }
     return described | ({"cases": source.cases()} if isinstance(source, NamesCases) else {})
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def git_state(folder: Path) -> dict[str, Any]:

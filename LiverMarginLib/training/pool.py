@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from LiverMarginLib.digest import sha256_of
 from LiverMarginLib.errors import InputError
 from LiverMarginLib.terminology import LIVER, LIVER_MASS
 from LiverMarginLib.training.data import Source
@@ -100,7 +101,7 @@ class MixedLabelPool:
         number, inside = self._places[index]
         part = self._parts[number]
         drawn = part.drawn.get(inside)
-        how = f"{part.modality} {part.annotated} {'' if drawn is None else _sha256(drawn)}"
+        how = f"{part.modality} {part.annotated} {'' if drawn is None else sha256_of(drawn)}"
         return hashlib.sha256(f"{part.volumes.key(inside)} {how}".encode()).hexdigest()
 
     def read(self, index: int) -> VolumeSample:
@@ -130,10 +131,6 @@ class MixedLabelPool:
             names += ["cancer"] if LIVER_MASS.label in part.annotated else []
             found.setdefault(part.modality.value, Counter())["+".join(names)] += 1
         return {modality: dict(counter) for modality, counter in found.items()}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class Balanced:

@@ -20,10 +20,11 @@ from model_tools import AXIS_ORDERS_AND_FLIPS, ct, reoriented
 from scipy.spatial.transform import Rotation
 
 from LiverMarginLib.batch.plan import Case
-from LiverMarginLib.batch.records import read_record, sha256_of
+from LiverMarginLib.batch.records import read_record
 from LiverMarginLib.batch.scratch import load_labels, load_volume, save_labels, save_volume
 from LiverMarginLib.batch.stages import ComputeJob, FinishJob, ReadJob, read_case
 from LiverMarginLib.cli import main
+from LiverMarginLib.digest import sha256_of
 from LiverMarginLib.errors import InputError, LiverMarginError, ResourceError
 from LiverMarginLib.events import ignore
 from LiverMarginLib.io.volume_writers import write_volume

@@ -16,8 +16,9 @@ import pytest
 from conftest import REPOSITORY
 from model_tools import ct
 
-from LiverMarginLib.batch.records import RECORD, is_whole, read_record, sha256_of
+from LiverMarginLib.batch.records import RECORD, is_whole, read_record
 from LiverMarginLib.cli import main
+from LiverMarginLib.digest import sha256_of
 from LiverMarginLib.io.volume_writers import write_volume
 
 KILLS = 50
