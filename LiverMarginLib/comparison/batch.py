@@ -14,6 +14,8 @@ from LiverMarginLib.errors import Cancelled, InputError, LiverMarginError
 from LiverMarginLib.events import CancelToken, Event, Notice, OnEvent, Progress, ignore
 from LiverMarginLib.volume import LabelMap
 
+OnCase = Callable[[CaseComparison, LabelMap, Mapping[str, LabelMap]], None]
+
 
 @dataclass(frozen=True)
 class CaseInput:
@@ -38,7 +40,7 @@ def compare_cases(
     *,
     settings: CompareSettings | None = None,
     finished: Mapping[str, CaseComparison] | None = None,
-    on_case: Callable[[CaseComparison], None] | None = None,
+    on_case: OnCase | None = None,
     threads: int | None = None,
     on_event: OnEvent = ignore,
     cancel: CancelToken | None = None,
@@ -54,8 +56,8 @@ def compare_cases(
     finished : mapping of str to CaseComparison, optional
         Cases of an earlier run (see `LiverMarginLib.comparison.store`), which are not loaded again.
     on_case : callable, optional
-        Called with each new case, to store or draw it; its margin errors point by point are in it here and nowhere
-        later.
+        Called with each new case and with the reference and the predictions that were compared, to store or draw it;
+        its margin errors point by point are in it here and nowhere later.
     on_event : callable
         Receives `Progress` (cases) and a `Notice` for each failure and each case's notices.
 
@@ -106,7 +108,7 @@ def compare_cases(
         # What is kept of a case must not grow with the number of surface voxels.
         cases.append(without_margin(case))
         if on_case:
-            on_case(case)
+            on_case(case, reference, predictions)
     on_event(Progress(len(inputs), len(inputs), "compare"))
     if not cases:
         raise InputError(

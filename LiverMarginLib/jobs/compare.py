@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -82,15 +83,12 @@ class CompareJob(Job):
         store = _Store(folder / "cases", self, patients)
         finished = store.finished()
 
-        def keep(case: CaseComparison) -> None:
-            store.keep(case, loader.draw(case, folder))
+        def keep(case: CaseComparison, reference: LabelMap, predictions: Mapping[str, LabelMap]) -> None:
+            store.keep(case, loader.draw(case, reference, predictions, folder))
 
         reference_labels, prediction_labels = loader.labels(next(iter(patients.values())))
         study = compare_cases(
-            [
-                CaseInput(name, lambda files=files: loader.load(files))  # type: ignore[misc]
-                for name, files in patients.items()
-            ],
+            [CaseInput(name, partial(loader.load, files)) for name, files in patients.items()],
             reference_labels,
             prediction_labels,
             finished=finished,
@@ -183,16 +181,13 @@ class _Loader:
     def __init__(self, job: CompareJob, on_event: OnEvent) -> None:
         self._job = job
         self._on_event = on_event
-        self._loaded: tuple[LabelMap, dict[str, LabelMap]] | None = None
 
     def load(self, files: Mapping[str, Path]) -> tuple[LabelMap, dict[str, LabelMap]]:
         """Return the reference and the predictions by model."""
         from LiverMarginLib.io.readers import read_labels
 
         label_maps = {name: read_labels(path, on_event=self._on_event) for name, path in files.items()}
-        reference = label_maps.pop("")
-        self._loaded = reference, label_maps
-        return self._loaded
+        return label_maps.pop(""), label_maps
 
     def labels(self, files: Mapping[str, Path]) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]] | None]:
         """Return the label values that the job's names mean, looked up in the first patient."""
@@ -204,7 +199,9 @@ class _Loader:
             name: resolve_labels(labels, self._job.prediction_label) for name, labels in predictions.items()
         }
 
-    def draw(self, case: CaseComparison, folder: Path) -> CaseFragment | None:
+    def draw(
+        self, case: CaseComparison, reference: LabelMap, predictions: Mapping[str, LabelMap], folder: Path
+    ) -> CaseFragment | None:
         """Draw every model's worst and median slices, and its surface if that is wanted.
 
         Returns the case's part of the report if there shall be one.
@@ -212,9 +209,6 @@ class _Loader:
         from LiverMarginLib.report.fragments import make_fragment
         from LiverMarginLib.report.pictures import draw_case, slice_stack
 
-        if self._loaded is None:
-            return None
-        reference, predictions = self._loaded
         image = self._image(case.case)
         stack = slice_stack(case, reference, predictions, image)
         if image is not None and stack.image is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,7 +12,7 @@ from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import CancelToken, Event, Notice, OnEvent
 from LiverMarginLib.jobs.base import modality_named
 from LiverMarginLib.jobs.cohort import TEST_SEEDS, PhantomCohort
-from LiverMarginLib.jobs.compare import study_values
+from LiverMarginLib.jobs.compare import SLICES, study_values
 from LiverMarginLib.jobs.dataset import DatasetJob
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class EvaluateJob(DatasetJob):
         models = [load_model(bundle, device=self.device, runtime=self.runtime) for bundle in bundles]
         denoised = self._denoiser()
         taught = {bundle.manifest.name: bundle for model in models for bundle in model.bundles}.values()
-        loaded: dict[str, tuple[Volume, LabelMap, Mapping[str, LabelMap]]] = {}
+        images: dict[str, Volume] = {}
 
         def notices(event: Event) -> None:
             if isinstance(event, Notice):
@@ -123,24 +124,20 @@ class EvaluateJob(DatasetJob):
                 for name, model in zip(names, models, strict=True)
                 for after, image in seen.items()
             }
-            loaded.clear()
-            loaded[case] = volume, reference, found
+            images.clear()  # one patient is in memory at a time
+            images[case] = volume
             return reference, found
 
         pictures: list[str] = []
         fragments: dict[str, CaseFragment] = {}
 
-        def draw(case: CaseComparison) -> None:
-            volume, reference, found = loaded[case.case]
-            stack = slice_stack(case, reference, found, volume)
-            pictures.extend(map(str, draw_case(case, stack, Path(self.folder) / "slices")))
+        def draw(case: CaseComparison, reference: LabelMap, found: Mapping[str, LabelMap]) -> None:
+            stack = slice_stack(case, reference, found, images[case.case])
+            pictures.extend(map(str, draw_case(case, stack, Path(self.folder) / SLICES)))
             fragments[case.case] = make_fragment(case, stack)
 
         study = compare_cases(
-            [
-                CaseInput(case, lambda case=case, read=read: load(case, read))  # type: ignore[misc]
-                for case, read in self._cases(on_event).items()
-            ],
+            [CaseInput(case, partial(load, case, read)) for case, read in self._cases(on_event).items()],
             wanted,
             wanted,
             on_case=draw,
@@ -165,7 +162,7 @@ class EvaluateJob(DatasetJob):
     def _cases(self, on_event: OnEvent) -> dict[str, Callable[[], tuple[Volume, LabelMap]]]:
         if not self.data:
             seeds = range(TEST_SEEDS, TEST_SEEDS + self.phantoms)
-            return {f"phantom {seed}": lambda seed=seed: self._phantom(seed) for seed in seeds}  # type: ignore[misc]
+            return {f"phantom {seed}": partial(self._phantom, seed) for seed in seeds}
         from LiverMarginLib.datasets.split import load_split
 
         dataset = self.open()
@@ -188,7 +185,7 @@ class EvaluateJob(DatasetJob):
                 raise InputError("The case has no mask.")
             return found.volume, found.labels
 
-        return {case: lambda case=case: read(case) for case in chosen}  # type: ignore[misc]
+        return {case: partial(read, case) for case in chosen}
 
     def _phantom(self, seed: int) -> tuple[Volume, LabelMap]:
         from LiverMarginLib.phantom import PhantomOptions, liver_target, make_phantom

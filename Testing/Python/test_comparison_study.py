@@ -239,7 +239,7 @@ def test_a_cancelled_study_stops_before_the_next_case():
     inputs = [CaseInput(str(seed), lambda seed=seed: patient(seed)) for seed in range(3)]
     done: list[str] = []
 
-    def stop(case: CaseComparison) -> None:
+    def stop(case: CaseComparison, *_) -> None:
         done.append(case.case)
         token.cancel()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -170,10 +171,8 @@ def test_a_patient_without_lesions_counts_through_what_is_found_there(tmp_path):
 def test_the_report_of_lesions_has_patients_without_any(tmp_path):
     fragments = {}
 
-    def keep(case: CaseComparison) -> None:
-        found = {"ill": PREDICTION, "healthy": label_map(".o#oo#ooooooo."), "rightly empty": HEALTHY}[case.case]
-        reference = REFERENCE if case.case == "ill" else HEALTHY
-        fragments[case.case] = make_fragment(case, slice_stack(case, reference, {"a": found}, None))
+    def keep(case: CaseComparison, reference: LabelMap, predictions: Mapping[str, LabelMap]) -> None:
+        fragments[case.case] = make_fragment(case, slice_stack(case, reference, predictions, None))
 
     study = cohort(on_case=keep)
     page = write_report(study, fragments.get, tmp_path / "report.html").read_text()
