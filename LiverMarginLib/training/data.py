@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,18 @@ class SliceSample:
             )
 
 
+class Sample(Protocol):
+    """What a source gives."""
+
+    @property
+    def annotated(self) -> bool:
+        """Whether somebody looked at it."""
+        ...
+
+
+_Sample = TypeVar("_Sample", bound=Sample)
+
+
 class Source(Protocol):
     """What the trainer draws from: slices or volumes, read lazily.
 
@@ -65,14 +77,6 @@ class Source(Protocol):
 
 class SliceSource(Source, Protocol):
     """A source of slices with masks."""
-
-    def __len__(self) -> int:
-        """Return the number of slices."""
-        ...
-
-    def patient(self, index: int) -> str:
-        """Return whose slice it is, without reading it. Used to compare and to group, never written anywhere."""
-        ...
 
     def read(self, index: int) -> SliceSample:
         """Read slice `index`; raises `InputError` with a sentence fit for the user where that fails."""
@@ -106,19 +110,24 @@ class NamesCases(Protocol):
         ...
 
 
-class InMemorySource:
-    """Slices that already are in memory.
+class InMemorySource(Generic[_Sample]):
+    """Slices or volumes that already are in memory.
 
     Parameters
     ----------
-    samples : sequence of SliceSample
+    samples : sequence of SliceSample or VolumeSample
     patients : sequence of str
-        Whose slice each one is.
+        Whose each one is.
+
+    Raises
+    ------
+    InputError
+        If there are more of the ones than of the others.
     """
 
-    def __init__(self, samples: Sequence[SliceSample], patients: Sequence[str]) -> None:
+    def __init__(self, samples: Sequence[_Sample], patients: Sequence[str]) -> None:
         if len(samples) != len(patients):
-            raise InputError(f"{len(samples)} slices were given with {len(patients)} patients; give one for each.")
+            raise InputError(f"{len(samples)} samples were given with {len(patients)} patients; give one for each.")
         self._samples = list(samples)
         self._patients = list(patients)
 
@@ -126,15 +135,15 @@ class InMemorySource:
         return len(self._samples)
 
     def patient(self, index: int) -> str:
-        """Whose slice it is."""
+        """Whose sample it is."""
         return self._patients[index]
 
     def annotated(self, index: int) -> bool:
-        """Whether slice `index` was annotated."""
+        """Whether somebody looked at sample `index`."""
         return self._samples[index].annotated
 
-    def read(self, index: int) -> SliceSample:
-        """Slice `index`."""
+    def read(self, index: int) -> _Sample:
+        """Sample `index`."""
         return self._samples[index]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from LiverMarginLib.events import CancelToken, OnEvent, Progress, ignore
 from LiverMarginLib.io.atomic import atomic_path
 from LiverMarginLib.network_grid import fit_grid
 from LiverMarginLib.training.compat_preparation import liver_cube
+from LiverMarginLib.training.data import InMemorySource, Source
 from LiverMarginLib.training.volume_config import Preparation, VolumeConfig
 from LiverMarginLib.volume import Modality
 
@@ -84,16 +84,8 @@ def case_hash(image: npt.NDArray[Any] | str) -> str:
     return digest.hexdigest()[:16]
 
 
-class VolumeSource(Protocol):
-    """Volumes with labels, read one at a time. Implementations must be picklable."""
-
-    def __len__(self) -> int:
-        """Return the number of volumes."""
-        ...
-
-    def patient(self, index: int) -> str:
-        """Return whose volume it is, without reading it."""
-        ...
+class VolumeSource(Source, Protocol):
+    """A source of volumes with labels."""
 
     def read(self, index: int) -> VolumeSample:
         """Read volume `index`; raises `InputError` with a sentence fit for the user where that fails."""
@@ -104,40 +96,12 @@ class VolumeSource(Protocol):
         ...
 
 
-class InMemoryVolumes:
-    """Volumes that already are in memory, as a `VolumeSource`.
-
-    Parameters
-    ----------
-    samples : sequence of VolumeSample
-    patients : sequence of str
-        Whose volume each one is.
-    """
-
-    def __init__(self, samples: Sequence[VolumeSample], patients: Sequence[str]) -> None:
-        if len(samples) != len(patients):
-            raise InputError(f"{len(samples)} volumes were given with {len(patients)} patients; give one for each.")
-        self._samples = list(samples)
-        self._patients = list(patients)
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def patient(self, index: int) -> str:
-        """Whose volume it is."""
-        return self._patients[index]
-
-    def annotated(self, index: int) -> bool:
-        """Whether somebody looked at volume `index`."""
-        return self._samples[index].annotated
-
-    def read(self, index: int) -> VolumeSample:
-        """Volume `index`."""
-        return self._samples[index]
+class InMemoryVolumes(InMemorySource[VolumeSample]):
+    """Volumes that already are in memory, as a `VolumeSource`."""
 
     def key(self, index: int) -> str:
         """SHA-256 of the volume's voxels."""
-        sample = self._samples[index]
+        sample = self.read(index)
         digest = hashlib.sha256(repr((sample.image.shape, sample.image.dtype.str, sample.spacing)).encode())
         digest.update(np.ascontiguousarray(sample.image).tobytes())
         digest.update(np.ascontiguousarray(sample.labels).tobytes())
