@@ -181,7 +181,11 @@ class BoxHead(nn.Module):
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Map (k, c, 7, 7) to the liver's probability (k,) and the deltas (k, 4)."""
-        hidden = F.relu(self.box_head.fc1(pooled.flatten(1)))
+        return self.predict(self.box_head.fc1(pooled.flatten(1)))
+
+    def predict(self, first: Tensor) -> tuple[Tensor, Tensor]:
+        """Go on from what the first layer gives, (k, width)."""
+        hidden = F.relu(first)
         hidden = F.relu(self.box_head.fc2(hidden))
         return self.box_predictor.cls_score(hidden).softmax(1)[:, 0], self.box_predictor.bbox_pred(hidden)
 

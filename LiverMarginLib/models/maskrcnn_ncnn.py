@@ -31,7 +31,9 @@ class NcnnMaskRCNN(MaskRCNNSegmentation):
         self.fold()
         self._trunk_net = _trunk(self, threads)
         self._mask_net = _mask_head(self.mask_head, threads) if isinstance(self.mask_head, MaskHead) else None
+        self._first = _for_channels_last(self.roi_heads.box_head.fc1, self.spec.fpn_channels)
         del self.backbone, self.proposal_generator  # ncnn has copies
+        del self.roi_heads.box_head.fc1  # its columns are sorted for `judge` alone
 
     def trunk(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """See `MaskRCNN.trunk`; without p6, which only the proposals need."""
@@ -41,11 +43,22 @@ class NcnnMaskRCNN(MaskRCNNSegmentation):
         features, heads = maps[:4], [values.permute(0, 2, 3, 1).flatten(1) for values in maps[4:]]
         return features, heads[0::2], [deltas.unflatten(1, (-1, 4)) for deltas in heads[1::2]]
 
+    def judge(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """See `MaskRCNNSegmentation.judge`; takes the boxes as they lie in memory, with their channels last."""
+        return self.roi_heads.predict(self._first(pooled.permute(0, 2, 3, 1).flatten(1)))
+
     def mask_logits(self, pooled: Tensor) -> Tensor:
         """See `MaskRCNNSegmentation.mask_logits`."""
         if self._mask_net is None:
             return super().mask_logits(pooled)
         return torch.from_numpy(np.concatenate([self._mask_net(one)[0] for one in pooled.contiguous().numpy()]))
+
+
+def _for_channels_last(layer: nn.Linear, channels: int) -> nn.Linear:
+    """Sort the columns of a layer on flattened (c, h, w) for flattened (h, w, c): saves a copy of all boxes."""
+    weight = layer.weight.unflatten(1, (channels, -1)).transpose(1, 2).flatten(1)
+    layer.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+    return layer
 
 
 def _trunk(network: MaskRCNN, threads: int) -> NcnnNet:

@@ -82,7 +82,7 @@ class MaskRCNNSegmentation(MaskRCNN):
         features, logits, deltas = self.trunk(images)
         boxes, image = self._propose(logits, deltas)
         pooled, order = _pool(features[:4], boxes, image, 7)
-        scores, correction = self.roi_heads(pooled)
+        scores, correction = self.judge(pooled)
         image = image[order]
         boxes = _decode(boxes[order], correction, BOX_REGRESSION_WEIGHTS, spec.size)
 
@@ -122,6 +122,11 @@ class MaskRCNNSegmentation(MaskRCNN):
             return refine_masks(head, features[0], boxes, image).sigmoid()
         pooled, order = _pool(features[: spec.mask_levels], boxes, image, spec.pooled_mask_side)
         return self.mask_logits(pooled).sigmoid()[order.argsort()]
+
+    def judge(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the box head on features (k, c, 7, 7); returns the liver's probability (k,) and the deltas (k, 4)."""
+        scores, deltas = self.roi_heads(pooled)
+        return scores, deltas
 
     def mask_logits(self, pooled: Tensor) -> Tensor:
         """Run the convolutional mask head on features (k, c, s, s); returns logits (k, side, side)."""
@@ -177,14 +182,16 @@ def _pool(features: Sequence[Tensor], boxes: Tensor, image: Tensor, side: int) -
     size = torch.sqrt(extent[:, 0] * extent[:, 1]) / CANONICAL_BOX_SIDE + 1e-8
     bounds = size.new_tensor([2.0 ** (index + 3 - CANONICAL_LEVEL) for index in range(len(features) - 1)])
     level = torch.bucketize(size, bounds, right=True)
-    pooled, order = [], []
-    for index, feature in enumerate(features):
-        chosen = (level == index).nonzero()[:, 0]
-        scale = 1.0 / LEVEL_STRIDES[index]
-        if feature.device.type == "cpu" and feature.dtype == torch.float32:
-            pooled.append(roi_align_rows(feature, boxes[chosen], image[chosen], side, scale))
-        else:
-            rois = torch.cat([image[chosen, None].to(boxes.dtype), boxes[chosen]], dim=1).to(feature.dtype)
-            pooled.append(roi_align(feature, rois, side, scale, sampling_ratio=0, aligned=True))
-        order.append(chosen)
-    return torch.cat(pooled), torch.cat(order)
+    by_level = [(level == index).nonzero()[:, 0] for index in range(len(features))]
+    order = torch.cat(by_level)
+    if features[0].device.type == "cpu" and features[0].dtype == torch.float32:
+        rows = features[0].new_empty(len(boxes), side, side, features[0].shape[1])
+        parts = rows.split([len(chosen) for chosen in by_level])
+        for index, (feature, chosen, part) in enumerate(zip(features, by_level, parts, strict=True)):
+            roi_align_rows(feature, boxes[chosen], image[chosen], side, 1.0 / LEVEL_STRIDES[index], part)
+        return rows.permute(0, 3, 1, 2), order
+    pooled = []
+    for index, (feature, chosen) in enumerate(zip(features, by_level, strict=True)):
+        rois = torch.cat([image[chosen, None].to(boxes.dtype), boxes[chosen]], dim=1).to(feature.dtype)
+        pooled.append(roi_align(feature, rois, side, 1.0 / LEVEL_STRIDES[index], sampling_ratio=0, aligned=True))
+    return torch.cat(pooled), order
