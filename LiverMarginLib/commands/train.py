@@ -25,6 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", help="folder of decoded slices and phantoms, to share between trainings")
     parser.add_argument("--split", help="split.json of `livermargin dataset split`")
     parser.add_argument("--fold", type=int, help="which fold of a k-fold split is left for testing")
+    parser.add_argument("--with-phantoms", action="store_true", help="train on phantoms beside the data set")
+    parser.add_argument(
+        "--data-weight",
+        type=float,
+        default=TrainJob.data_weight,
+        help="share of the data set's slices in the loss, such as 0.5 for drawn labels (default: %(default)s)",
+    )
     parser.add_argument(
         "--phantoms", type=int, default=TrainJob.phantoms, help="number of phantom patients (default: %(default)s)"
     )
@@ -117,6 +124,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         cache=options.cache,
         split=options.split,
         fold=options.fold,
+        with_phantoms=options.with_phantoms,
+        data_weight=options.data_weight,
         phantoms=options.phantoms,
         phantoms_without_liver=options.phantoms_without_liver,
         phantoms_from_labels=options.phantoms_from_labels,

@@ -138,10 +138,9 @@ def _finish(
     case_table: str | os.PathLike[str] | None,
 ) -> Dataset:
     if not cases:
-        raise InputError(
-            f"{path.name or path} holds no data set that is understood; it needs case folders with images and masks, "
-            "a KITTI 1.0 export, volumes with label maps, or a dataset.json."
-        )
+        wanted = "case folders with images and masks, a KITTI 1.0 export, volumes with label maps, or a dataset.json"
+        sentence = f"{path.name or path} holds no data set that is understood; it needs {wanted}."
+        raise InputError(" ".join([sentence, *notes]))
     ids = [case.id for case in cases]
     twice = sorted({case_id for case_id in ids if ids.count(case_id) > 1})
     if twice:

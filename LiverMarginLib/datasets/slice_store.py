@@ -67,6 +67,8 @@ class SliceStore:
         How much the folder may hold.
     with_tumour : bool
         Whether masks tell tumour (2) from liver (1). By default the tumour is liver, as in the paper's one mask.
+    weight : float
+        `SliceSample.weight` of all slices.
     on_event : callable
         Receives `Progress` while unknown cases are read for the first time, and a `Notice` if they exceed the budget.
     cancel : CancelToken, optional
@@ -87,6 +89,7 @@ class SliceStore:
         folder: str | os.PathLike[str],
         budget_bytes: int = 20 << 30,
         with_tumour: bool = False,
+        weight: float = 1.0,
         on_event: OnEvent = ignore,
         cancel: CancelToken | None = None,
     ) -> None:
@@ -94,6 +97,7 @@ class SliceStore:
         self._folder = Path(folder)
         self._budget = budget_bytes
         self._with_tumour = with_tumour
+        self._weight = weight
         self._open: OrderedDict[int, tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]] = OrderedDict()
         wanted = _wanted(dataset, cases)
         self._cases = tuple(dataset.case(case_id) for case_id in wanted)
@@ -142,7 +146,7 @@ class SliceStore:
 
     def fingerprint(self) -> str:
         """SHA-256 over the files' names, sizes and times, the reading options and the choice of slices."""
-        digest = hashlib.sha256(repr((self._keys, self._with_tumour)).encode())
+        digest = hashlib.sha256(repr((self._keys, self._with_tumour, self._weight)).encode())
         digest.update(np.asarray(self._slices, dtype=np.int64).tobytes())
         return digest.hexdigest()
 
@@ -162,9 +166,8 @@ class SliceStore:
         if not self._with_tumour:
             marked = (marked > 0).astype(np.uint8)
         about = self._about[case]
-        return SliceSample(
-            np.array(image[inside], dtype=np.float32), marked, about.spacing, annotated=about.annotated[inside]
-        )
+        shown = np.array(image[inside], dtype=np.float32)
+        return SliceSample(shown, marked, about.spacing, about.annotated[inside], self._weight)
 
     def __getstate__(self) -> dict[str, Any]:
         # Memory maps would be pickled as whole arrays; another process opens its own.

@@ -45,8 +45,12 @@ class TrainJob(DatasetJob):
         A split.json; by default 15 % of the patients are held out for validation, and as many for testing.
     fold : int, optional
         Which fold of a k-fold split is the test part.
+    with_phantoms : bool
+        Train on phantoms beside `data`, and validate on phantoms where the split leaves nobody for it.
+    data_weight : float
+        Share of the slices of `data` in the loss, such as 0.5 for drawn labels; for networks that weigh slices.
     phantoms, validation_phantoms : int
-        Number of phantom patients, when `data` is empty.
+        Number of phantom patients, when `data` is empty or phantoms are wanted beside it.
     phantoms_without_liver : int
         Further phantoms to train on, that show the chest or the pelvis alone.
     phantoms_from_labels : str, optional
@@ -90,6 +94,8 @@ class TrainJob(DatasetJob):
     cache: str | None = None
     split: str | None = None
     fold: int | None = None
+    with_phantoms: bool = False
+    data_weight: float = 1.0
     phantoms: int = 80
     validation_phantoms: int = 10
     phantoms_without_liver: int = 0
@@ -180,10 +186,23 @@ class TrainJob(DatasetJob):
         self, config: TrainConfig, cache: Path, on_event: OnEvent, cancel: CancelToken
     ) -> tuple[Source, Source | None]:
         """Make ready what is trained and validated on: slices, or whole volumes for a volumetric network."""
-        from LiverMarginLib.training.profiles import is_volumetric
+        from LiverMarginLib.training.data import JoinedSource
 
+        if self.data_weight != 1 and (self.model != "unet" or not self.data or not 0 < self.data_weight < 1):
+            raise InputError("A weight of the data set lies between 0 and 1, and is for the model unet and --data.")
         if not self.data:
             return self._phantom_sources(config, cache, on_event, cancel)
+        train, validation = self._data_sources(config, cache, on_event, cancel)
+        if not self.with_phantoms:
+            return train, validation
+        phantoms, others = self._phantom_sources(config, cache, on_event, cancel)
+        return JoinedSource([train, phantoms]), validation or others
+
+    def _data_sources(
+        self, config: TrainConfig, cache: Path, on_event: OnEvent, cancel: CancelToken
+    ) -> tuple[Source, Source | None]:
+        from LiverMarginLib.training.profiles import is_volumetric
+
         dataset = self.open()
         split = self._split(dataset, on_event, cancel)
         if is_volumetric(self.model):
@@ -191,7 +210,9 @@ class TrainJob(DatasetJob):
         from LiverMarginLib.datasets.slice_store import SliceStore
 
         stores = [
-            SliceStore(dataset, cases, folder=cache, on_event=on_event, cancel=cancel) if cases else None
+            SliceStore(dataset, cases, folder=cache, weight=self.data_weight, on_event=on_event, cancel=cancel)
+            if cases
+            else None
             for cases in (split.slices("train", self.fold), split.slices("val", self.fold))
         ]
         if stores[0] is None:
@@ -275,7 +296,7 @@ class TrainJob(DatasetJob):
         from LiverMarginLib.volume import IntensityKind
 
         notes = {
-            "data": self._phantoms_in_words() if not self.data else "a data set of the user's own",
+            "data": self._data_in_words(),
             "profile": self.profile,
             "settings": dict(self.settings),
         }
@@ -294,8 +315,11 @@ class TrainJob(DatasetJob):
             overwrite=self.overwrite,
         )
 
-    def _phantoms_in_words(self) -> str:
-        words = [f"{self.phantoms} procedural phantoms"]
+    def _data_in_words(self) -> str:
+        words = ["a data set of the user's own"] if self.data else []
+        if self.data and not self.with_phantoms:
+            return words[0]
+        words.append(f"{self.phantoms} procedural phantoms")
         if self.phantoms_without_liver:
             words.append(f"{self.phantoms_without_liver} of chest or pelvis alone")
         if self.phantoms_from_labels is not None:

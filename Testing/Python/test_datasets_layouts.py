@@ -423,3 +423,11 @@ def test_real_volumes_are_paired_and_measured_in_patient_space(real_data):
     assert any("another axis order" in note for note in portal.volume.notes)
     amos = open_dataset(real_data, label=6).load("mr_amos_0540")
     assert amos.labels.volume_ml(1) == pytest.approx(1311, abs=1)
+
+
+def test_a_folder_of_links_says_why_it_looks_empty(tmp_path):
+    put_volume(tmp_path / "elsewhere" / "liver_1.nii.gz", ct_like())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "liver_1.nii.gz").symlink_to(tmp_path / "elsewhere" / "liver_1.nii.gz")
+    with pytest.raises(InputError, match=r"holds no data set .* 1 link leads out .* copy the files"):
+        open_dataset(tmp_path / "data")

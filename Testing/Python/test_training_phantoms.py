@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import LiverMarginLib.phantom as phantom_package
+from LiverMarginLib.cli import main
 from LiverMarginLib.errors import Cancelled, InputError
 from LiverMarginLib.events import CancelToken, Progress, ignore
+from LiverMarginLib.io.volume_writers import write_volume
+from LiverMarginLib.io.writers import write_labelmap
 from LiverMarginLib.jobs.cohort import PhantomCohort
+from LiverMarginLib.jobs.train import TrainJob
 from LiverMarginLib.phantom import PhantomOptions, liver_target, make_phantom
 from LiverMarginLib.training.data import Fingerprinted, KnowsAnnotation, usable_slices
 from LiverMarginLib.training.phantom_source import PhantomSource
@@ -96,6 +101,32 @@ def test_scans_of_chest_and_pelvis_teach_where_there_is_no_liver(tmp_path: Path)
     assert with_liver == [True, True, False, False, False]
     assert all(source.annotated(n) for n in range(len(source)))
     assert source.fingerprint() != cohort.source(tmp_path, ignore, CancelToken())._sources[0].fingerprint()
+
+
+def test_phantoms_join_a_data_set_whose_drawn_labels_count_less(tmp_path: Path) -> None:
+    phantom = make_phantom(8, TINY)
+    write_volume(phantom.volume, tmp_path / "data" / "images" / "p8.nii.gz")
+    write_labelmap(liver_target(phantom.labels), tmp_path / "data" / "labels" / "p8.nii.gz")
+    job = TrainJob(
+        data=str(tmp_path / "data"),
+        with_phantoms=True,
+        data_weight=0.5,
+        phantoms=1,
+        validation_phantoms=1,
+        phantom_shape=TINY.shape,
+        phantom_spacing=TINY.spacing,
+        split=str(tmp_path / "split.json"),
+    )
+    words = ["dataset", "split", job.data, "--fractions", "1", "0", "0", "-o", str(tmp_path / "split.json")]
+    assert main(words) == 0
+    train, validation = job.sources(job.config(), tmp_path / "cache", ignore, CancelToken())
+    weights = [train.read(n).weight for n in range(len(train))]
+    assert weights == [0.5] * TINY.shape[0] + [1.0] * (len(train) - TINY.shape[0]) and len(train) > TINY.shape[0]
+    assert validation is not None and validation.patient(0).startswith("phantom")  # for nobody else is left
+    assert job._data_in_words() == "a data set of the user's own, 1 procedural phantoms"
+    for wrong in ({"model": "detectron2", "profile": "small"}, {"data": ""}, {"data_weight": 1.5}):
+        with pytest.raises(InputError, match="between 0 and 1"):
+            replace(job, **wrong).sources(job.config(), tmp_path / "cache", ignore, CancelToken())
 
 
 def test_a_phantom_that_was_not_made_is_said(tmp_path: Path) -> None:
