@@ -16,9 +16,9 @@ from LiverMarginLib.errors import BundleError
 from LiverMarginLib.inference.segmenter import load_segmenter
 from LiverMarginLib.models.architectures import check_manifest
 from LiverMarginLib.models.bundle import Bundle, save_bundle
-from LiverMarginLib.models.medformer import (
+from LiverMarginLib.models.medformer import MedFormer
+from LiverMarginLib.models.medformer_blocks import (
     BidirectionalAttention,
-    MedFormer,
     PatchMerging,
     SemanticMap,
     SemanticMapFusion,
