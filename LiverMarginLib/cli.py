@@ -1,7 +1,7 @@
 """The command `livermargin`.
 
-Exit codes: 0 fine, 2 bad usage or input, 3 a package is missing, 4 the machine refuses (disk, memory, permission),
-130 cancelled. A traceback is shown only with ``--debug``.
+Exit codes: 0 fine, 1 something unforeseen (of a batch: cases without a result), 2 bad usage or input, 3 a package is
+missing, 4 the machine refuses (disk, memory, permission), 130 cancelled. A traceback is shown only with ``--debug``.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ def download(repository: str, commit: str, folder: Path) -> Path:
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """Unpack a zip or tar archive; members that would leave `folder` are refused."""
+    """Unpack a zip or tar archive; no member of it can leave `folder`."""
     folder.mkdir(parents=True)
     try:
         if zipfile.is_zipfile(archive):

@@ -1,7 +1,8 @@
 """The sub-commands of `livermargin`, one file each.
 
-Each module has `HELP`, `add_arguments(parser)` and `run(arguments, terminal) -> exit code`. They are imported when
-named on the command line, and heavy packages only when they run, so that `livermargin --help` answers at once.
+Each module has `add_arguments(parser)` and `run(options, terminal) -> exit code`; what `livermargin --help` says of it
+is here. They are imported when named on the command line, and heavy packages only when they run, so that
+`livermargin --help` answers at once.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ COMMANDS = {
     "two-stage": "learn liver cancer in CT and MR: liver models, drawn livers, one network for both",
     "ablation": "the two-stage training in every variant, and in a single stage, as one table",
     "evaluate": "run models on test patients and compare them side by side",
-    "phantom": "make a synthetic abdomen CT with exact labels",
+    "phantom": "make a synthetic abdomen, CT or MR, with exact labels",
     "dataset": "check a data set, split it by patient, export it as KITTI 1.0",
-    "models": "list, show and check model bundles",
+    "models": "list, show, check, export, combine, tune and get model bundles",
     "doctor": "what is installed, which device works, what is missing",
 }

@@ -1,1 +1,1 @@
-"""Reading and writing: images, DICOM, segmentations, surfaces, datasets."""
+"""Reading and writing: images, DICOM, segmentations, surfaces, archives; files appear whole or not at all."""

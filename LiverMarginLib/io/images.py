@@ -125,7 +125,7 @@ def read_image_array(
 
 
 def read_image(path: Path, file_format: FileFormat, modality: Modality | None, notes: Notes) -> Volume:
-    """Read an image file as a volume; see `LiverMarginLib.io.read_volume`."""
+    """Read an image file as a volume; see `LiverMarginLib.io.readers.read_volume`."""
     array, header = read_image_array(path, file_format, notes)
     if header.layers > 1 or header.is_segmentation:
         what = "a segmentation" if header.is_segmentation else "a colour image"

@@ -30,7 +30,7 @@ MANIFEST_FILE = "model.json"
 CARD_FILE = "README.md"
 
 _MAX_MANIFEST_BYTES = 1 << 20
-# The largest network of the project, in single precision, has a tenth of this.
+# The largest network of the project, in single precision, has a sixteenth of this.
 _MAX_WEIGHTS_BYTES = 4 << 30
 # Coarser than the clock of any file system.
 _SETTLED_SECONDS = 3.0

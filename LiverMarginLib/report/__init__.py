@@ -1,0 +1,1 @@
+"""What people look at: tables, contours, pages and pictures of a comparison."""

@@ -1,4 +1,4 @@
-"""What the trainer draws from: a source of slices, read one at a time."""
+"""What the trainer draws from: sources of slices or volumes, read one at a time."""
 
 from __future__ import annotations
 

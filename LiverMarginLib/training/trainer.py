@@ -57,7 +57,8 @@ def train(
     ----------
     config : TrainConfig
     source_train, source_val : Source
-        Slices of different patients. Without validation slices the last weights are the best ones.
+        Slices or volumes, as the network takes them, of different patients. Without any for the validation the last
+        weights are the best ones.
     on_event : callable
         Hears `Progress` (stages ``train`` and ``validate``), `Metric` (series ``train`` and ``validation``, at every
         epoch) and `Notice`.
@@ -72,7 +73,7 @@ def train(
     Raises
     ------
     InputError
-        If the settings or the data cannot be used, a slice cannot be read, or the loss is no longer a number.
+        If the settings or the data cannot be used, a slice or volume cannot be read, or the loss is no longer a number.
     ResourceError
         If the disk is full or the memory too small. In both cases the checkpoint is intact.
     """
@@ -379,7 +380,7 @@ def _next(batches: BatchLoader) -> tuple[Batch | None, LiverMarginError | None]:
         return None, error
     except Exception as error:  # a fault of the source; the training is saved before it is shown
         _LOG.exception("reading a batch failed")
-        return None, ResourceError("A slice could not be read; check the data and resume.", technical(error))
+        return None, ResourceError("A slice or volume could not be read; check the data and resume.", technical(error))
 
 
 def _workers(wanted: int | None, device: torch.device, group: Group) -> int:
