@@ -317,8 +317,8 @@ def write_bundle(
 def _publish(folder: Path, files: Mapping[str, bytes]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     workplace = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    new, old = workplace / "new", workplace / "old"
     try:
-        new, old = workplace / "new", workplace / "old"
         new.mkdir()
         for name, content in files.items():
             (new / name).write_bytes(content)
@@ -331,7 +331,8 @@ def _publish(folder: Path, files: Mapping[str, bytes]) -> None:
                 old.rename(folder)
             raise
     finally:
-        shutil.rmtree(workplace, ignore_errors=True)
+        if folder.exists() or not old.exists():  # else the old bundle could not be put back, and this is its only copy
+            shutil.rmtree(workplace, ignore_errors=True)
 
 
 def _storable_state(module: torch.nn.Module, half: bool) -> dict[str, Any]:

@@ -225,6 +225,22 @@ def test_a_bundle_is_replaced_whole_when_asked_for(folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
 
+def test_the_only_copy_of_the_old_bundle_is_kept_where_it_cannot_be_put_back(tmp_path, monkeypatch):
+    folder = tmp_path / "tiny"
+    write_bundle(folder, tiny_manifest(), {"model.onnx": b"old"})
+    original = Path.rename
+
+    def rename(self, target):
+        if Path(target) == folder:
+            raise OSError("refused")
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(ResourceError):
+        write_bundle(folder, tiny_manifest(version="2.0.0"), {"model.onnx": b"new"}, overwrite=True)
+    assert [path.read_bytes() for path in tmp_path.rglob("model.onnx") if path.parent.name == "old"] == [b"old"]
+
+
 @pytest.mark.parametrize("fail_at", ["write", "rename"])
 def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(folder, tmp_path, monkeypatch, fail_at):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
