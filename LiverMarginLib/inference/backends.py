@@ -1,11 +1,9 @@
-"""Dense networks (logits for each pixel and label) behind the `Segmenter` contract, by torch or ONNX Runtime."""
+"""ONNX Runtime behind the `Segmenter` contract, and which runtime and device a dense network gets."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,10 +14,10 @@ from LiverMarginLib.inference.crew import Crew
 from LiverMarginLib.inference.devices import accelerator_is_likely, available_threads, prove_torch_device
 from LiverMarginLib.inference.memory import is_out_of_memory
 from LiverMarginLib.inference.ncnn_backend import NcnnSegmenter, why_not_ncnn
-from LiverMarginLib.inference.segmenter import Device, Runtime, Segmenter
-from LiverMarginLib.models.architectures import Activation
+from LiverMarginLib.inference.segmenter import Device, Runtime, Segmenter, cannot_run
+from LiverMarginLib.inference.torch_backend import TorchSegmenter
 from LiverMarginLib.models.bundle import Bundle
-from LiverMarginLib.models.manifest import ONNX_FILE, SAFETENSORS_FILE, Manifest
+from LiverMarginLib.models.manifest import ONNX_FILE, SAFETENSORS_FILE
 from LiverMarginLib.models.onnx_guard import check_graph
 from LiverMarginLib.models.shared_weights import shared_tensors
 
@@ -27,77 +25,6 @@ if TYPE_CHECKING:
     import onnxruntime
 
 logger = logging.getLogger(__name__)
-
-
-class TorchSegmenter:
-    """Runs a bundle by torch.
-
-    Parameters
-    ----------
-    bundle : Bundle
-        With ``weights.safetensors``.
-    device : str
-        "cpu", "cuda" or "mps".
-    threads : int, optional
-        CPU threads, for the whole process, as torch has it; torch's own choice if not given.
-    """
-
-    def __init__(self, bundle: Bundle, device: str = "cpu", threads: int | None = None) -> None:
-        import torch
-
-        if threads is not None and device == "cpu":
-            torch.set_num_threads(threads)
-        self._manifest = bundle.manifest
-        self._activation = bundle.architecture.activation
-        # Channels last is about twice as fast on a CPU and on CUDA's tensor cores; MPS has no kernels for it.
-        last = torch.channels_last_3d if bundle.manifest.volumetric else torch.channels_last
-        self._memory_format = torch.contiguous_format if device == "mps" else last
-        self._module = bundle.torch_module().to(device).to(memory_format=self._memory_format)  # type: ignore[call-overload]
-        self.device = device
-        self.runtime = f"torch {torch.__version__}"
-        self.input_size = bundle.manifest.input_size
-        self.classes = len(bundle.manifest.labels)
-
-    def predict(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """See `Segmenter.predict`."""
-        import torch
-
-        try:
-            with torch.inference_mode():
-                image = torch.from_numpy(batch).to(device=self.device, memory_format=self._memory_format)
-                output = self._module(image)
-                if self._activation is Activation.SIGMOID:
-                    output = torch.sigmoid_(output)
-                elif self._activation is Activation.SOFTMAX:
-                    output = torch.softmax(output, dim=1)[:, 1:]
-                return output.float().contiguous().cpu().numpy()
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise _cannot_run(self._manifest, self.device, error) from error
-        # The failed attempt's tensors are free only now that its traceback is gone.
-        if self.device == "cuda":
-            torch.cuda.empty_cache()
-        elif self.device == "mps":
-            torch.mps.empty_cache()
-        raise MemoryError(f"out of memory on {self.device}")
-
-    @contextmanager
-    def dropout(self, seed: int) -> Iterator[None]:
-        """See `DropoutSampler.dropout`. Normalisation keeps to the statistics of the training."""
-        import torch
-        from torch.nn.modules.dropout import _DropoutNd
-
-        layers = [module for module in self._module.modules() if isinstance(module, _DropoutNd)]
-        devices = [torch.cuda.current_device()] if self.device == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
-            for layer in layers:
-                layer.train()
-            try:
-                yield
-            finally:
-                for layer in layers:
-                    layer.eval()
 
 
 class OnnxSegmenter:
@@ -157,7 +84,7 @@ class OnnxSegmenter:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            raise _cannot_run(self._manifest, self.device, error) from error
+            raise cannot_run(self._manifest, self.device, error) from error
         if output.shape != (len(batch), self.classes, *self.input_size):
             raise BundleError(
                 f"The ONNX graph of the model {self._manifest.name!r} does not give the output that its description "
@@ -307,10 +234,3 @@ def _why_not_onnx(bundle: Bundle) -> LiverMarginError | None:
             "onnxruntime must be installed to run this model without torch; pip install onnxruntime."
         )
     return None
-
-
-def _cannot_run(manifest: Manifest, device: str, error: Exception) -> BundleError:
-    return BundleError(
-        f"The model {manifest.name!r} failed on the device {device}; try the device cpu, or check the model.",
-        technical(error),
-    )

@@ -9,9 +9,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from LiverMarginLib.errors import BundleError, InputError
+from LiverMarginLib.errors import BundleError, InputError, technical
 from LiverMarginLib.models.architectures import resolve
 from LiverMarginLib.models.bundle import Bundle
+from LiverMarginLib.models.manifest import Manifest
 
 
 class Device(StrEnum):
@@ -133,3 +134,11 @@ def load_segmenter(
         raise BundleError(f"The model {bundle.manifest.name!r} does not segment; choose another model.")
     segmenter: Segmenter = resolve(loader)(bundle, device=device, runtime=runtime, threads=threads)
     return segmenter
+
+
+def cannot_run(manifest: Manifest, device: str, error: Exception) -> BundleError:
+    """Say that a network failed for another reason than short memory."""
+    return BundleError(
+        f"The model {manifest.name!r} failed on the device {device}; try the device cpu, or check the model.",
+        technical(error),
+    )
