@@ -22,7 +22,7 @@ Logic = TypeVar("Logic")
 # Widgets of a path, of all panels.
 _PATH_EDITS = ("folderEdit", "keepEdit", "dataEdit")
 # Boxes that Slicer's connector fills with the values of the parameter node, which are no words for a reader.
-_CHOICE_BOXES = ("deviceBox", "modalityBox", "networkBox")
+_CHOICE_BOXES = ("deviceBox", "precisionBox", "modalityBox", "networkBox")
 
 
 class RunPanel(Generic[Logic]):
@@ -216,6 +216,8 @@ def _title_choices(box: Any) -> None:
         "cpu": _("CPU"),
         "cuda": _("GPU (NVIDIA)"),
         "mps": _("GPU (Apple)"),
+        "single": _("single"),
+        "half": _("half"),
         "unet": _("U-Net, slice by slice"),
         "unet3d": _("U-Net in 3-D"),
         "medformer": _("MedFormer in 3-D"),

@@ -17,7 +17,7 @@ class LiverMarginParameterNode:
 
     Parameters
     ----------
-    inputVolume, modality, models, denoiser, device, allSlices, firstSlice, lastSlice, allowMismatch
+    inputVolume, modality, models, denoiser, device, precision, allSlices, firstSlice, lastSlice, allowMismatch
         See `SegmentSettings`; `models` (the ticked ones) and `denoiser` are folders.
     ownModels
         Folders of models that the user has chosen, beside those that are found.
@@ -45,6 +45,7 @@ class LiverMarginParameterNode:
     denoiser: str = ""
     outputSegmentation: slicer.vtkMRMLSegmentationNode
     device: Annotated[str, Choice(["auto", "cpu", "cuda", "mps"])] = "auto"
+    precision: Annotated[str, Choice(["single", "half"])] = "single"
     allSlices: bool = True
     firstSlice: Annotated[int, WithinRange(0, 9999)] = 0
     lastSlice: Annotated[int, WithinRange(0, 9999)] = 0

@@ -155,6 +155,7 @@ class SegmentPanel(RunPanel[SegmentationQueue]):
                 title=choice.name,
                 modality=None if node.modality == "auto" else Modality(node.modality),
                 device=node.device,
+                precision=node.precision,
                 slices=None if node.allSlices else (node.firstSlice, node.lastSlice),
                 allow_mismatch=node.allowMismatch,
                 denoise=str(self._denoisers[denoiser - 1].folder) if denoiser > 0 else None,
@@ -351,5 +352,8 @@ def _summary(finding: Finding, named: bool) -> str:
     if seconds is not None:
         device = finding.values.get("device", "")
         device = _("the CPU") if device == "cpu" else device
-        lines.append(_("{seconds} s on {device}").format(seconds=f"{seconds:.1f}", device=device))
+        sentence = _("{seconds} s on {device}")
+        if (precision := finding.values.get("precision", "float32")) != "float32":
+            sentence = _("{seconds} s on {device}, in {precision}")
+        lines.append(sentence.format(seconds=f"{seconds:.1f}", device=device, precision=precision))
     return "\n".join(lines)

@@ -45,6 +45,8 @@ class SegmentSettings:
         None asks the volume.
     device : str
         "auto", "cpu", "cuda" or "mps".
+    precision : str
+        "single" or "half".
     slices : tuple of int, optional
         First and last axial slice, counted from 0 at the inferior end; None takes all.
     allow_mismatch : bool
@@ -59,6 +61,7 @@ class SegmentSettings:
     title: str
     modality: Modality | None = None
     device: str = "auto"
+    precision: str = "single"
     slices: tuple[int, int] | None = None
     allow_mismatch: bool = False
     denoise: str | None = None
@@ -146,6 +149,7 @@ class SegmentationLogic(RunLogic[Finding]):
                     outputs=(),
                     modality=None if image.modality is Modality.UNKNOWN else image.modality.value,
                     device=settings.device,
+                    precision=settings.precision,
                     slices=settings.slices,
                     allow_mismatch=settings.allow_mismatch,
                     denoise=settings.denoise,

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from LiverMarginLib.commands.segment import add_precision
 from LiverMarginLib.commands.terminal import Terminal
 from LiverMarginLib.errors import Cancelled, InputError, LiverMarginError
 from LiverMarginLib.events import CaseEnded, Event
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--runtime", choices=("auto", "ncnn", "onnx", "torch"), default="auto")
     machine.add_argument("--batch-size", type=int, help="slices at a time (default: chosen from the machine)")
     machine.add_argument("--threads", type=int, help="processor threads of a worker (default: divided among them)")
+    add_precision(machine)
     machine.add_argument("--python", metavar="PATH", help="interpreter of the workers (default: this one)")
     machine.add_argument("--scheduler", metavar="ADDRESS", help="use an existing Dask cluster, such as tcp://host:8786")
     machine.add_argument("--shard", metavar="I/N", help="only the I-th of N parts, for job arrays")
@@ -101,6 +103,7 @@ def _job(options: argparse.Namespace) -> Any:
         runtime=options.runtime,
         batch_size=options.batch_size,
         threads=options.threads,
+        precision=options.precision,
         threshold=options.threshold,
         largest_component=options.largest_component,
         fill_holes=options.fill_holes,

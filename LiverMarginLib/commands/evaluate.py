@@ -6,6 +6,7 @@ import argparse
 
 from LiverMarginLib.commands.compare import print_models
 from LiverMarginLib.commands.dataset import add_reading_options, reading_fields
+from LiverMarginLib.commands.segment import add_precision
 from LiverMarginLib.commands.terminal import Terminal
 from LiverMarginLib.commands.train import add_lesion_options, add_phantom_options
 
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--runtime", choices=("auto", "ncnn", "onnx", "torch"), default="auto")
+    add_precision(parser)
     add_phantom_options(parser)
     add_lesion_options(parser)
     add_reading_options(parser)
@@ -56,6 +58,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             target=options.target,
             device=options.device,
             runtime=options.runtime,
+            precision=options.precision,
         )
     )
     print_models(result, terminal)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from LiverMarginLib.commands.dataset import add_reading_options, reading_fields
+from LiverMarginLib.commands.segment import add_precision
 from LiverMarginLib.commands.terminal import Terminal
 from LiverMarginLib.errors import InputError
 
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--runtime", default="auto", help="auto, onnx or torch")
     parser.add_argument("--threads", type=int, help="processor threads")
+    add_precision(parser)
     add_reading_options(parser)
 
 
@@ -43,6 +45,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             device=options.device,
             runtime=options.runtime,
             threads=options.threads,
+            precision=options.precision,
         )
     )
     terminal.table(

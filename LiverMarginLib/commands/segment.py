@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runtime", choices=("auto", "ncnn", "onnx", "torch"), default="auto")
     parser.add_argument("--batch-size", type=int, help="slices at a time (default: chosen from the machine)")
     parser.add_argument("--threads", type=int, help="processor threads (default: all that this process may use)")
+    add_precision(parser)
     parser.add_argument(
         "--threshold", type=float, help="probability from which a voxel is liver (default: the model's)"
     )
@@ -46,6 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_precision(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Declare ``--precision``."""
+    parser.add_argument(
+        "--precision",
+        choices=("single", "half"),
+        default="single",
+        help="half: 16 bits, by torch alone; quicker, and not quite the same result (default: single)",
+    )
+
+
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Segment and say what was found."""
     from LiverMarginLib.jobs.segment import SegmentJob
@@ -61,6 +72,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         runtime=options.runtime,
         batch_size=options.batch_size,
         threads=options.threads,
+        precision=options.precision,
         threshold=options.threshold,
         largest_component=options.largest_component,
         fill_holes=options.fill_holes,
@@ -80,6 +92,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         worst = result["least_sure_slice"]
         where = "" if worst is None else f"; lowest in slice {worst}: {result['slice_confidence'][worst]:.2f}"
         lines.append(f"confidence {result['confidence']:.2f}{where}")
+    if result["precision"] != "float32":
+        lines.append(f"computed in {result['precision']}")
     lines += [f"written: {path}" for path in result["outputs"]]
     terminal.result(result, lines)
     return 0

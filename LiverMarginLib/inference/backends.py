@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from LiverMarginLib.errors import BundleError, DependencyError, LiverMarginError, ResourceError, technical
+from LiverMarginLib.errors import BundleError, DependencyError, InputError, LiverMarginError, ResourceError, technical
 from LiverMarginLib.inference.crew import Crew
 from LiverMarginLib.inference.devices import accelerator_is_likely, available_threads, prove_torch_device
 from LiverMarginLib.inference.memory import is_out_of_memory
 from LiverMarginLib.inference.ncnn_backend import NcnnSegmenter, why_not_ncnn
-from LiverMarginLib.inference.segmenter import Device, Runtime, Segmenter, cannot_run
-from LiverMarginLib.inference.torch_backend import TorchSegmenter
+from LiverMarginLib.inference.segmenter import Device, Precision, Runtime, Segmenter, cannot_run
 from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.models.manifest import ONNX_FILE, SAFETENSORS_FILE
 from LiverMarginLib.models.onnx_guard import check_graph
@@ -153,8 +152,17 @@ def onnx_session(bundle: Bundle, device: str = "cpu", threads: int | None = None
     return session
 
 
-def load_dense(bundle: Bundle, *, device: Device, runtime: Runtime, threads: int | None) -> Segmenter:
+def load_dense(
+    bundle: Bundle, *, device: Device, runtime: Runtime, threads: int | None, precision: Precision
+) -> Segmenter:
     """Choose runtime and device for a dense network; see `LiverMarginLib.inference.segmenter.load_segmenter`."""
+    if precision is Precision.HALF:
+        if runtime not in (Runtime.AUTO, Runtime.TORCH):
+            raise InputError(
+                f"The runtime {runtime.value} computes in single precision alone; choose the runtime torch for half "
+                "precision, or the precision single."
+            )
+        runtime = Runtime.TORCH
     unusable = {
         Runtime.TORCH: _why_not_torch(bundle),
         Runtime.ONNX: _why_not_onnx(bundle),
@@ -169,7 +177,7 @@ def load_dense(bundle: Bundle, *, device: Device, runtime: Runtime, threads: int
         raise unusable[Runtime.ONNX] or unusable[Runtime.TORCH]  # type: ignore[misc]
 
     if device is not Device.CPU and (device is not Device.AUTO or accelerator_is_likely()):
-        segmenter, reasons = _on_accelerator(bundle, device, usable)
+        segmenter, reasons = _on_accelerator(bundle, device, usable, precision)
         if segmenter is not None:
             return segmenter
         if device is not Device.AUTO:
@@ -181,10 +189,18 @@ def load_dense(bundle: Bundle, *, device: Device, runtime: Runtime, threads: int
         return NcnnSegmenter(bundle, threads)
     if Runtime.ONNX in usable:
         return OnnxSegmenter(bundle, "cpu", threads)
-    return TorchSegmenter(bundle, "cpu", threads)
+    return _by_torch(bundle, "cpu", threads, precision)
 
 
-def _on_accelerator(bundle: Bundle, device: Device, usable: list[Runtime]) -> tuple[Segmenter | None, str]:
+def _by_torch(bundle: Bundle, device: str, threads: int | None, precision: Precision) -> Segmenter:
+    from LiverMarginLib.inference.torch_backend import TorchSegmenter
+
+    return TorchSegmenter(bundle, device, threads, precision)
+
+
+def _on_accelerator(
+    bundle: Bundle, device: Device, usable: list[Runtime], precision: Precision
+) -> tuple[Segmenter | None, str]:
     reasons = []
     names = [device.value] if device is not Device.AUTO else [Device.CUDA.value, Device.MPS.value]
     for name in names:
@@ -192,7 +208,7 @@ def _on_accelerator(bundle: Bundle, device: Device, usable: list[Runtime]) -> tu
             reason = prove_torch_device(name)
             try:
                 if not reason:
-                    return TorchSegmenter(bundle, name), ""
+                    return _by_torch(bundle, name, None, precision), ""
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise

@@ -8,7 +8,15 @@ import numpy as np
 from scipy import ndimage
 
 from LiverMarginLib.errors import BundleError
-from LiverMarginLib.inference.segmenter import Device, Runtime, Segmenter, images_side_by_side, load_segmenter
+from LiverMarginLib.inference.segmenter import (
+    Device,
+    Precision,
+    Runtime,
+    Segmenter,
+    images_side_by_side,
+    load_segmenter,
+    precision_of,
+)
 from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.models.ensemble_architecture import Rule, check_member
 from LiverMarginLib.models.store import find_bundle
@@ -38,6 +46,7 @@ class EnsembleSegmenter:
         self.device = members[0].device
         self.workers = max(images_side_by_side(member) for member in members)
         self.runtime = " + ".join(dict.fromkeys(member.runtime for member in members))
+        self.precision = " + ".join(dict.fromkeys(map(precision_of, members)))
 
     def predict(self, batch: FloatImage) -> FloatImage:
         """See `Segmenter.predict`."""
@@ -62,7 +71,9 @@ def around(mask: np.ndarray) -> np.ndarray:
     return inside
 
 
-def load_ensemble(bundle: Bundle, *, device: Device, runtime: Runtime, threads: int | None) -> Segmenter:
+def load_ensemble(
+    bundle: Bundle, *, device: Device, runtime: Runtime, threads: int | None, precision: Precision
+) -> Segmenter:
     """Load the members of an ensemble; see `LiverMarginLib.inference.segmenter.load_segmenter`."""
     members: list[Segmenter] = []
     threshold = 0.5
@@ -81,6 +92,6 @@ def load_ensemble(bundle: Bundle, *, device: Device, runtime: Runtime, threads: 
                 "ensemble again."
             )
         check_member(bundle.manifest, member.manifest)
-        members.append(load_segmenter(member, device=device, runtime=runtime, threads=threads))
+        members.append(load_segmenter(member, device=device, runtime=runtime, threads=threads, precision=precision))
         threshold = member.manifest.mask_threshold
     return EnsembleSegmenter(members, Rule(bundle.manifest.parameters["rule"]), threshold)

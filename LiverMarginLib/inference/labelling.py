@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from LiverMarginLib.models.architectures import Activation, find_architecture
 from LiverMarginLib.models.manifest import Manifest
+from LiverMarginLib.preprocessing import InPlaneFit
+
+
+@dataclass(frozen=True, eq=False)
+class SliceLabels:
+    """What was found in a slice.
+
+    Parameters
+    ----------
+    labels : ndarray of uint8, shape (h, w)
+    voxels : int
+        How many have a label.
+    total : float
+        Sum of their probabilities to show something that has a label.
+    finite : bool
+        Whether all that the network gave were numbers.
+    """
+
+    labels: npt.NDArray[np.uint8]
+    voxels: int
+    total: float
+    finite: bool = True
 
 
 class Labelling:
@@ -29,7 +52,7 @@ class Labelling:
     """
 
     def __init__(self, values: Sequence[int], exclusive: bool, threshold: float | None) -> None:
-        self._values = np.array([0, *values], np.uint8)
+        self.values = np.array([0, *values], np.uint8)
         self.exclusive = exclusive
         self.threshold = threshold if exclusive or threshold is not None else 0.5
 
@@ -58,11 +81,25 @@ class Labelling:
             something = probabilities.sum(axis=0)
             # Background has what the labels leave; on a tie it stays background.
             chosen = found > 1.0 - something if self.threshold is None else something >= self.threshold
-            return np.where(chosen, self._values[likeliest + 1], np.uint8(0))
+            return np.where(chosen, self.values[likeliest + 1], np.uint8(0))
         labels = np.zeros(probabilities.shape[1:], np.uint8)
-        for value, channel in zip(self._values[1:], probabilities, strict=True):
+        for value, channel in zip(self.values[1:], probabilities, strict=True):
             labels[channel >= self.threshold] = value
         return labels
+
+    def of_slice(self, probabilities: npt.NDArray[np.float32], fit: InPlaneFit) -> SliceLabels:
+        """Label a slice on its own grid.
+
+        Parameters
+        ----------
+        probabilities : ndarray of float32, shape (classes, network h, network w)
+        fit : InPlaneFit
+            Between the slice and the network's input.
+        """
+        finite = bool(np.isfinite(probabilities).all())
+        found = fit.from_network(probabilities)
+        labels = self(found)
+        return SliceLabels(labels, *certainty(found, labels, self.exclusive), finite)
 
 
 class Confidence:
@@ -82,10 +119,11 @@ class Confidence:
 
     def add(self, probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]) -> None:
         """Count the voxels of the next slice: probabilities of shape (classes, ...), and their labels, shape (...)."""
-        inside = labels > 0
-        found = probabilities[:, inside]
-        something = found.sum(axis=0) if self._exclusive else found.max(axis=0, initial=0.0)
-        self._slices.append((found.shape[1], float(something.sum(dtype=np.float64))))
+        self.add_sum(*certainty(probabilities, labels, self._exclusive))
+
+    def add_sum(self, voxels: int, total: float) -> None:
+        """Count the next slice by what `certainty` says of it."""
+        self._slices.append((voxels, total))
 
     @property
     def value(self) -> float | None:
@@ -112,6 +150,15 @@ class Confidence:
             if planes[k].any():
                 values[k] = _mean(voxels, total)
         return values
+
+
+def certainty(
+    probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8], exclusive: bool
+) -> tuple[int, float]:
+    """Return how many voxels have a label, and the sum of their probabilities to show something that has one."""
+    found = probabilities[:, labels > 0]
+    something = found.sum(axis=0) if exclusive else found.max(axis=0, initial=0.0)
+    return found.shape[1], float(something.sum(dtype=np.float64))
 
 
 def _mean(voxels: int, total: float) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,8 @@ import numpy.typing as npt
 from LiverMarginLib.errors import LiverMarginError, ResourceError, technical
 from LiverMarginLib.events import Notice, OnEvent
 from LiverMarginLib.inference.segmenter import Segmenter
+
+Found = TypeVar("Found")
 
 # What torch (CUDA, MPS, CPU allocators), ONNX Runtime and C++ say; neither has one exception for it.
 _PHRASES = (
@@ -81,9 +84,19 @@ class FrugalPredictor:
         ResourceError
             If not even one image fits into the memory of the CPU.
         """
+        return self.attempt(lambda segmenter, most: segmenter.predict(batch[:most]))
+
+    def attempt(self, work: Callable[[Segmenter, int], Found]) -> Found:
+        """Call `work` with the segmenter and the batch size, and again with less of both while memory is short.
+
+        Raises
+        ------
+        ResourceError
+            As for `predict`.
+        """
         while True:
             try:
-                return self.segmenter.predict(batch[: self.batch_size])
+                return work(self.segmenter, self.batch_size)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise

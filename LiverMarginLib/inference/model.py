@@ -14,7 +14,7 @@ from LiverMarginLib.inference.compatibility import input_of
 from LiverMarginLib.inference.options import SegmentOptions
 from LiverMarginLib.inference.postprocessing import bounding_box
 from LiverMarginLib.inference.provenance import model_record, provenance
-from LiverMarginLib.inference.segmenter import Device, Runtime, Segmenter, load_segmenter
+from LiverMarginLib.inference.segmenter import Device, Precision, Runtime, Segmenter, load_segmenter
 from LiverMarginLib.inference.slicewise import segment_volume
 from LiverMarginLib.inference.stages import LOCALISING, SEGMENTING, Recorder
 from LiverMarginLib.inference.volumetric import Box, VolumetricResult, segment_blocks
@@ -159,25 +159,26 @@ def load_model(
     device: Device | str = Device.AUTO,
     runtime: Runtime | str = Runtime.AUTO,
     threads: int | None = None,
+    precision: Precision | str = Precision.SINGLE,
 ) -> SegmentationModel:
     """Make a bundle's network, and its localiser's, ready to run.
 
     The localiser is looked for beside the bundle first, then among all models. It runs on the same device, by whatever
-    runtime it has weights for.
+    runtime it has weights for, in single precision.
 
     Parameters
     ----------
-    bundle, device, runtime, threads
+    bundle, device, runtime, threads, precision
         See `load_segmenter`.
 
     Raises
     ------
     BundleError
         If the bundle does not segment, or its localiser is missing or needs a localiser of its own.
-    DependencyError, ResourceError
+    DependencyError, InputError, ResourceError
         See `load_segmenter`.
     """
-    segmenter = load_segmenter(bundle, device=device, runtime=runtime, threads=threads)
+    segmenter = load_segmenter(bundle, device=device, runtime=runtime, threads=threads, precision=precision)
     loaded: dict[str, SegmentationModel] = {}
 
     def behind_its_localiser(manifest: Manifest) -> SegmentationModel:

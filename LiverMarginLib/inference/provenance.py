@@ -6,7 +6,7 @@ import importlib.metadata
 from typing import Any
 
 import LiverMarginLib
-from LiverMarginLib.inference.segmenter import Segmenter
+from LiverMarginLib.inference.segmenter import Segmenter, precision_of
 from LiverMarginLib.models.bundle import Bundle
 
 
@@ -20,6 +20,7 @@ def provenance(bundle: Bundle, segmenter: Segmenter) -> dict[str, Any]:
         "model": model_record(bundle),
         "runtime": segmenter.runtime,
         "device": segmenter.device,
+        "precision": precision_of(segmenter),
     }
 
 

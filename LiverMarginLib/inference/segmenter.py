@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,11 @@ from LiverMarginLib.errors import BundleError, InputError, technical
 from LiverMarginLib.models.architectures import resolve
 from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.models.manifest import Manifest
+
+if TYPE_CHECKING:
+    from LiverMarginLib.inference.labelling import Labelling
+    from LiverMarginLib.inference.slice_inputs import SliceInputs
+    from LiverMarginLib.inference.slice_labeller import SliceWay
 
 
 class Device(StrEnum):
@@ -31,6 +37,18 @@ class Runtime(StrEnum):
     ONNX = "onnx"
     TORCH = "torch"
     NCNN = "ncnn"
+
+
+class Precision(StrEnum):
+    """How finely a network computes."""
+
+    SINGLE = "single"
+    """float32, with no factor of a convolution rounded to less."""
+    HALF = "half"
+    """The 16 bits that the device is quick in: float16 on a GPU, bfloat16 on a CPU. Probabilities differ slightly."""
+
+
+FULL_PRECISION = "float32"
 
 
 class Segmenter(Protocol):
@@ -63,7 +81,8 @@ class Segmenter(Protocol):
         Returns
         -------
         ndarray of float32, shape (n, classes, h, w) or (n, classes, k, j, i)
-            Probabilities in [0, 1]; a softmax's background is left out.
+            Probabilities in [0, 1]; a softmax's background is left out. Each image's are its own, whatever else is in
+            the batch.
 
         Raises
         ------
@@ -77,6 +96,26 @@ def images_side_by_side(segmenter: Segmenter) -> int:
     """Return how many images of a batch a segmenter computes at the same time: its ``workers``, if it has any."""
     workers: int = getattr(segmenter, "workers", 1)
     return workers
+
+
+def precision_of(segmenter: Segmenter) -> str:
+    """Return what a segmenter computes in, its ``precision`` if it has any: "float32", "float16", "bfloat16"."""
+    computed_in: str = getattr(segmenter, "precision", FULL_PRECISION)
+    return computed_in
+
+
+def largest_batch(segmenter: Segmenter, most: int) -> int:
+    """Return how many images, at most `most`, the memory of a segmenter's device holds, as far as it can say."""
+    ask: Callable[[int], int] | None = getattr(segmenter, "images_that_fit", None)
+    return most if ask is None else ask(most)
+
+
+@runtime_checkable
+class LabelsOnDevice(Protocol):
+    """A segmenter that can take slices as they are stored to its device and bring labels back."""
+
+    def slices_on_device(self, source: SliceInputs, labelling: Labelling, batch_size: int) -> SliceWay | None:
+        """Make what does so for an image; None where the machine itself is the device."""
 
 
 @runtime_checkable
@@ -93,6 +132,7 @@ def load_segmenter(
     device: Device | str = Device.AUTO,
     runtime: Runtime | str = Runtime.AUTO,
     threads: int | None = None,
+    precision: Precision | str = Precision.SINGLE,
 ) -> Segmenter:
     """Make a bundle's network ready to run.
 
@@ -107,6 +147,8 @@ def load_segmenter(
         for: ncnn, ONNX Runtime, torch.
     threads : int, optional
         CPU threads; by default those that the machine leaves to this process.
+    precision : Precision or str
+        ``half`` is computed by torch alone.
 
     Returns
     -------
@@ -116,23 +158,26 @@ def load_segmenter(
     ------
     BundleError
         If the bundle does not segment, lacks the weights for the runtime, or cannot be run.
+    InputError
+        If the runtime does not compute in the precision.
     DependencyError
         If the runtime is not installed.
     ResourceError
-        If the device is not there or fails its test.
+        If the device is not there, fails its test, or is no quicker in half precision.
     """
     try:
-        device, runtime = Device(device), Runtime(runtime)
+        device, runtime, precision = Device(device), Runtime(runtime), Precision(precision)
     except ValueError as error:
         raise InputError(
-            f"{error}; the device is one of {', '.join(Device)} and the runtime one of {', '.join(Runtime)}."
+            f"{error}; the device is one of {', '.join(Device)}, the runtime one of {', '.join(Runtime)} and the "
+            f"precision one of {', '.join(Precision)}."
         ) from error
     if threads is not None and threads < 1:
         raise InputError("The number of threads must be 1 or more.")
     loader = bundle.architecture.segmenter
     if loader is None:
         raise BundleError(f"The model {bundle.manifest.name!r} does not segment; choose another model.")
-    segmenter: Segmenter = resolve(loader)(bundle, device=device, runtime=runtime, threads=threads)
+    segmenter: Segmenter = resolve(loader)(bundle, device=device, runtime=runtime, threads=threads, precision=precision)
     return segmenter
 
 

@@ -1,28 +1,30 @@
 """Segmentation of a volume by a network that sees one axial slice at a time.
 
 Whatever the axis order, flips and obliqueness of the image, the network sees the canonical axial view, and the result
-lies on the image's own grid. Memory holds the image as it came, the result in one byte a voxel, and one batch.
+lies on the image's own grid. Memory holds the image as it came, the result in one byte a voxel, and one batch (on a
+device that computes while the machine does something else, two).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from LiverMarginLib.events import CancelToken, Notice, OnEvent, Progress, SliceReady, ignore
-from LiverMarginLib.inference.compatibility import InputPlan, plan_input
-from LiverMarginLib.inference.labelling import Confidence, Labelling
+from LiverMarginLib.inference.compatibility import plan_input
+from LiverMarginLib.inference.labelling import Confidence, Labelling, SliceLabels
 from LiverMarginLib.inference.memory import FrugalPredictor
 from LiverMarginLib.inference.options import SegmentOptions
 from LiverMarginLib.inference.provenance import provenance
-from LiverMarginLib.inference.segmenter import Device, Segmenter, images_side_by_side, load_segmenter
-from LiverMarginLib.inference.stages import SEGMENTING, Recorder, check_numbers, finish
+from LiverMarginLib.inference.segmenter import Device, Segmenter, images_side_by_side, largest_batch, load_segmenter
+from LiverMarginLib.inference.slice_inputs import SliceInputs
+from LiverMarginLib.inference.slice_labeller import Begun, SliceLabeller
+from LiverMarginLib.inference.stages import SEGMENTING, Recorder, finish
 from LiverMarginLib.models.bundle import Bundle
-from LiverMarginLib.preprocessing import InPlaneFit, fit_in_plane
+from LiverMarginLib.preprocessing import fit_in_plane
 from LiverMarginLib.volume import LabelMap, Volume, axial_view
 
 # On a CPU batches beyond what is computed side by side are not faster, but progress and cancelling become coarser.
@@ -101,8 +103,14 @@ def segment_volume(
     labels = np.zeros(volume.geometry.shape, np.uint8) if out is None else out
     planes = view.to_view(labels)
     labelling = Labelling.of(manifest, options.threshold)
-    source = _NetworkInputs(voxels, plan, fit, manifest.context_slices)
-    confidence = _label_slices(planes, source, slices, predictor, labelling, manifest.name, tell, cancel)
+    source = SliceInputs(voxels, plan, fit, manifest.context_slices)
+    labeller = SliceLabeller(source, predictor, labelling, manifest.name)
+    confidence = Confidence(labelling.exclusive)
+    for k, found in _in_order(labeller, slices, cancel):
+        planes[k] = found.labels
+        confidence.add_sum(found.voxels, found.total)
+        tell(Progress(k + 1 - slices.start, len(slices), SEGMENTING))
+        tell(SliceReady(k))
     finished = finish(planes, volume, manifest, options, tell, cancel, confidence, slices.start)
     record = provenance(bundle, predictor.segmenter) | {
         "options": {
@@ -120,51 +128,19 @@ def segment_volume(
 
 def default_batch(segmenter: Segmenter) -> int:
     """How many slices to hand to a network at a time where the user does not say."""
-    return max(_CPU_BATCH, images_side_by_side(segmenter)) if segmenter.device == "cpu" else _GPU_BATCH
+    if segmenter.device == "cpu":
+        return max(_CPU_BATCH, images_side_by_side(segmenter))
+    return largest_batch(segmenter, _GPU_BATCH)
 
 
-@dataclass(frozen=True, eq=False)
-class _NetworkInputs:
-    """The slices of an image as the network wants them, made when asked for."""
-
-    voxels: npt.NDArray[Any]
-    plan: InputPlan
-    fit: InPlaneFit
-    context: int
-
-    def batch(self, indices: range) -> npt.NDArray[np.float32]:
-        """Inputs of some slices, shape (n, c, h, w)."""
-        return np.stack([self._one(k) for k in indices])
-
-    def _one(self, index: int) -> npt.NDArray[np.float32]:
-        # Beyond the ends of the volume the end slices are repeated.
-        channels = np.clip(np.arange(index - self.context, index + self.context + 1), 0, len(self.voxels) - 1)
-        units = (self.plan.apply(self.voxels[k]) for k in channels)
-        return np.stack([self.fit.to_network(unit) for unit in units])
-
-
-def _label_slices(
-    planes: npt.NDArray[np.uint8],
-    source: _NetworkInputs,
-    slices: range,
-    predictor: FrugalPredictor,
-    labelling: Labelling,
-    name: str,
-    tell: OnEvent,
-    cancel: CancelToken,
-) -> Confidence:
-    """Write the labels of `slices` into `planes` (the axial view of the result), tell of each, return `Confidence`."""
-    confidence = Confidence(labelling.exclusive)
-    k = slices.start
-    while k < slices.stop:
+def _in_order(labeller: SliceLabeller, slices: range, cancel: CancelToken) -> Iterator[tuple[int, SliceLabels]]:
+    """Begin as many batches as there may be at a time, then finish the first of them, and so on."""
+    begun: deque[Begun] = deque()
+    while slices or begun:
         cancel.check()
-        probabilities = predictor.predict(source.batch(range(k, min(k + predictor.batch_size, slices.stop))))
-        check_numbers(probabilities, name, predictor.segmenter.device)
-        for of_slice in probabilities:
-            found = source.fit.from_network(of_slice)
-            planes[k] = labelling(found)
-            confidence.add(found, planes[k])
-            tell(Progress(k + 1 - slices.start, len(slices), SEGMENTING))
-            tell(SliceReady(k))
-            k += 1
-    return confidence
+        if slices and len(begun) < labeller.at_a_time:
+            begun.append(labeller.begin(slices))
+            slices = slices[len(begun[-1].indices) :]
+        else:
+            batch = begun.popleft()
+            yield from zip(batch.indices, batch.labels(), strict=True)

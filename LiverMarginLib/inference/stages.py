@@ -14,6 +14,7 @@ from LiverMarginLib.inference.labelling import Confidence
 from LiverMarginLib.inference.options import SegmentOptions
 from LiverMarginLib.inference.plausibility import doubts
 from LiverMarginLib.inference.postprocessing import postprocess
+from LiverMarginLib.inference.segmenter import FULL_PRECISION, Segmenter, precision_of
 from LiverMarginLib.models.manifest import Manifest
 from LiverMarginLib.volume import Volume
 
@@ -88,10 +89,16 @@ def finish(
     }
 
 
-def check_numbers(probabilities: npt.NDArray[np.float32], name: str, device: str) -> None:
+def check_numbers(probabilities: npt.NDArray[np.float32], name: str, segmenter: Segmenter) -> None:
     """Raise `BundleError` unless a network's output is finite."""
     if not np.isfinite(probabilities).all():
-        raise BundleError(
-            f"The model {name!r} gives values that are not numbers on the device {device}; try the device cpu, or "
-            "check the model."
-        )
+        raise not_numbers(name, segmenter)
+
+
+def not_numbers(name: str, segmenter: Segmenter) -> BundleError:
+    """Say that a network's output is not finite."""
+    computed_in = precision_of(segmenter)
+    where, way_out = f"on the device {segmenter.device}", "try the device cpu"
+    if computed_in != FULL_PRECISION:
+        where, way_out = f"in {computed_in}", "choose the precision single"
+    return BundleError(f"The model {name!r} gives values that are not numbers {where}; {way_out}, or check the model.")

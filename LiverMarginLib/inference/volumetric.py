@@ -269,7 +269,7 @@ class _Predictor:
     def _predict(self, blocks: FloatImage) -> FloatImage:
         self._cancel.check()
         probabilities = self._frugal.predict(blocks)
-        check_numbers(probabilities, self._name, self._frugal.segmenter.device)
+        check_numbers(probabilities, self._name, self._frugal.segmenter)
         return probabilities
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from LiverMarginLib.inference.model import SegmentationModel, load_model
-from LiverMarginLib.inference.segmenter import Device, Runtime
+from LiverMarginLib.inference.segmenter import Device, Precision, Runtime
 from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.models.manifest import Manifest
 
-_Key = tuple[Manifest, Path, str, str, int | None]
+_Key = tuple[Manifest, Path, str, str, int | None, str]
 
 # One only: two networks at a time may be more than the memory of a device.
 _kept: list[tuple[_Key, SegmentationModel]] = []
@@ -21,6 +21,7 @@ def warm_model(
     device: Device | str = Device.AUTO,
     runtime: Runtime | str = Runtime.AUTO,
     threads: int | None = None,
+    precision: Precision | str = Precision.SINGLE,
 ) -> SegmentationModel:
     """Return the network of `load_model`, which is loaded only if the last one was another.
 
@@ -28,11 +29,11 @@ def warm_model(
 
     Parameters
     ----------
-    bundle, device, runtime, threads
+    bundle, device, runtime, threads, precision
         As for `load_model`, which also says what is raised.
     """
-    key = (bundle.manifest, bundle.folder, str(device), str(runtime), threads)
+    key = (bundle.manifest, bundle.folder, str(device), str(runtime), threads, str(precision))
     if not _kept or _kept[0][0] != key:
         _kept.clear()
-        _kept.append((key, load_model(bundle, device=device, runtime=runtime, threads=threads)))
+        _kept.append((key, load_model(bundle, device=device, runtime=runtime, threads=threads, precision=precision)))
     return _kept[0][1]

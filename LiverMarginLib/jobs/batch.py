@@ -13,7 +13,7 @@ from LiverMarginLib.jobs.base import Job
 from LiverMarginLib.jobs.segment import SegmentJob
 
 # What decides about a segmentation, and what only about where and how fast it is computed.
-_DECIDING = ("model", "threshold", "largest_component", "fill_holes", "denoise", "allow_mismatch")
+_DECIDING = ("model", "precision", "threshold", "largest_component", "fill_holes", "denoise", "allow_mismatch")
 _PLACE = ("device", "runtime", "batch_size", "threads")
 
 
@@ -35,7 +35,8 @@ class BatchJob(Job):
         Folder of segmentations to measure against, named like the cases' files or folders.
     label : str, optional
         Value or name of the liver in the references; several separated by commas.
-    device, runtime, batch_size, threads, threshold, largest_component, fill_holes, denoise, allow_mismatch
+    device, runtime, batch_size, threads, precision
+    threshold, largest_component, fill_holes, denoise, allow_mismatch
         As for `SegmentJob`.
     all_series : bool
         Take every usable series of a DICOM study instead of the one that suits best.
@@ -73,6 +74,7 @@ class BatchJob(Job):
     runtime: str = "auto"
     batch_size: int | None = None
     threads: int | None = None
+    precision: str = "single"
     threshold: float | None = None
     largest_component: bool | None = None
     fill_holes: str | None = None

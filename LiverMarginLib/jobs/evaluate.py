@@ -55,7 +55,7 @@ class EvaluateJob(DatasetJob):
         Name or folder of a denoising bundle: every model is then evaluated with it as well as without.
     target : str
         What is compared: "liver" (with the masses in it, as the organ is drawn by most ground truths) or "tumour".
-    device, runtime : str
+    device, runtime, precision : str
         As for `SegmentJob`.
     """
 
@@ -78,6 +78,7 @@ class EvaluateJob(DatasetJob):
     target: str = "liver"
     device: str = "auto"
     runtime: str = "auto"
+    precision: str = "single"
 
     def execute(self, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
         """Segment, compare, write; see `LiverMarginLib.jobs.run`."""
@@ -103,7 +104,9 @@ class EvaluateJob(DatasetJob):
         for bundle in bundles:
             if not {segment.label for segment in bundle.manifest.labels} & set(wanted):
                 raise InputError(f"The model {bundle.manifest.name!r} does not find a {self.target}; leave it out.")
-        models = [load_model(bundle, device=self.device, runtime=self.runtime) for bundle in bundles]
+        models = [
+            load_model(bundle, device=self.device, runtime=self.runtime, precision=self.precision) for bundle in bundles
+        ]
         denoised = self._denoiser()
         taught = {bundle.manifest.name: bundle for model in models for bundle in model.bundles}.values()
         images: dict[str, Volume] = {}

@@ -35,7 +35,7 @@ class PseudoLabelJob(DatasetJob):
         The gate; see `LiverMarginLib.training.pseudo_labels.QualityGate`.
     modality : str, optional
         "CT" or "MR", for images that do not say it.
-    device, runtime : str
+    device, runtime, precision : str
     threads : int, optional
         As for `SegmentJob`.
     """
@@ -52,6 +52,7 @@ class PseudoLabelJob(DatasetJob):
     device: str = "auto"
     runtime: str = "auto"
     threads: int | None = None
+    precision: str = "single"
 
     def execute(self, on_event: OnEvent, cancel: CancelToken) -> dict[str, Any]:
         """Segment, judge, write; see `LiverMarginLib.jobs.run`."""
@@ -69,7 +70,9 @@ class PseudoLabelJob(DatasetJob):
             dataset = replace(dataset, options=replace(dataset.options, modality=modality))
         folder = Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
-        model = load_model(bundle, device=self.device, runtime=self.runtime, threads=self.threads)
+        model = load_model(
+            bundle, device=self.device, runtime=self.runtime, threads=self.threads, precision=self.precision
+        )
         records: list[PseudoRecord] = []
         failed: dict[str, str] = {}
         for number, case in enumerate(dataset.cases):

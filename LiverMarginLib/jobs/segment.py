@@ -43,6 +43,9 @@ class SegmentJob(Job):
         "auto", "cpu", "cuda", "mps"; "auto", "ncnn", "onnx", "torch".
     batch_size, threads : int, optional
         None lets the machine decide.
+    precision : str
+        "single", or "half" for the 16 bits that the device is quick in, by torch alone; a localiser and a denoising
+        model stay with single precision.
     threshold : float, optional
         Probability from which a voxel is liver; None takes the bundle's.
     largest_component : bool, optional
@@ -79,6 +82,7 @@ class SegmentJob(Job):
     runtime: str = "auto"
     batch_size: int | None = None
     threads: int | None = None
+    precision: str = "single"
     threshold: float | None = None
     largest_component: bool | None = None
     fill_holes: str | None = None
@@ -126,6 +130,7 @@ class SegmentJob(Job):
         return {
             "model": bundles[0].manifest.name,
             "device": labels.provenance["device"],
+            "precision": labels.provenance["precision"],
             "outputs": written,
             **measurements(volume, labels),
             "seconds": {"read": round(read_seconds, 2), "segment": round(segment_seconds, 2)},
@@ -162,7 +167,7 @@ class SegmentJob(Job):
         options = self._options(bundle)
         # ONNX Runtime cannot leave dropout on.
         runtime = "torch" if options.samples and self.runtime == "auto" else self.runtime
-        model = warm_model(bundle, device=self.device, runtime=runtime, threads=self.threads)
+        model = warm_model(bundle, device=self.device, runtime=runtime, threads=self.threads, precision=self.precision)
         seen = volume if denoising is None else self._denoised(volume, denoising, on_event, cancel)
         out = None if self.live is None else _live_labels(Path(self.live), volume)
         result = model.segment(seen, options, on_event, cancel, out=out)

@@ -39,8 +39,8 @@ class Architecture:
         ``check(manifest)`` raises `BundleError` or `JsonProblem` if the parameters cannot be used. It must bound
         every size: nothing has been allocated yet.
     segmenter : str, optional
-        ``module:function`` of a ``load(bundle, *, device, runtime, threads) -> Segmenter``; None for networks that do
-        not segment.
+        ``module:function`` of a ``load(bundle, *, device, runtime, threads, precision) -> Segmenter``; None for
+        networks that do not segment.
     module : str, optional
         ``module:callable`` that takes the parameters as keyword arguments and gives the `torch.nn.Module` (it returns
         logits); None for architectures that exist as ONNX graphs only.

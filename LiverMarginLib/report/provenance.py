@@ -91,7 +91,7 @@ def _known(source: Mapping[str, Any]) -> dict[str, str]:
     versions = source.get("software")
     if isinstance(versions, Mapping):
         values["made with"] = ", ".join(f"{name} {version}" for name, version in versions.items())
-    for key in ("runtime", "device"):
+    for key in ("runtime", "device", "precision"):
         if isinstance(source.get(key), str):
             values[key] = source[key]
     options = source.get("options")

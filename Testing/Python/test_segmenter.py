@@ -231,7 +231,7 @@ class Echo:
         return batch
 
 
-def load_echo(bundle, *, device, runtime, threads):
+def load_echo(bundle, *, device, runtime, threads, precision):
     return Echo()
 
 

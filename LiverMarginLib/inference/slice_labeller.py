@@ -1,0 +1,137 @@
+"""Labels of slices, batch after batch, wherever they are made: on the machine or on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from LiverMarginLib.inference.labelling import Labelling, SliceLabels
+from LiverMarginLib.inference.memory import FrugalPredictor
+from LiverMarginLib.inference.segmenter import LabelsOnDevice, Segmenter
+from LiverMarginLib.inference.slice_inputs import SliceInputs
+from LiverMarginLib.inference.stages import not_numbers
+
+
+class SliceWay(Protocol):
+    """One way from slices to their labels."""
+
+    @property
+    def at_a_time(self) -> int:
+        """How many batches may be begun before the first one's labels are taken."""
+
+    def begin(self, indices: Sequence[int]) -> Callable[[], Iterable[SliceLabels]]:
+        """Begin with some slices; the call that is returned waits for their labels and gives them in order."""
+
+
+class HostSlices:
+    """Prepares slices and labels them on the machine, around any `Segmenter`; see `SliceWay`."""
+
+    # Beyond the network, a slice takes one or two hundredths of its time: nothing to be had from doing both at once.
+    at_a_time = 1
+
+    def __init__(self, source: SliceInputs, labelling: Labelling, segmenter: Segmenter) -> None:
+        self._source = source
+        self._labelling = labelling
+        self._segmenter = segmenter
+
+    def begin(self, indices: Sequence[int]) -> Callable[[], Iterable[SliceLabels]]:
+        """See `SliceWay.begin`: the network has been run then."""
+        probabilities = self._segmenter.predict(self._source.batch(indices))
+        return lambda: (self._labelling.of_slice(one, self._source.fit) for one in probabilities)
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """A batch that has been begun.
+
+    Parameters
+    ----------
+    indices : range
+        The slices that it answers for.
+    labels : callable
+        Waits for their labels and gives them in order.
+    """
+
+    indices: range
+    labels: Callable[[], Iterator[SliceLabels]]
+
+
+class SliceLabeller:
+    """Labels slices by a network, and those that look the same to it only once.
+
+    Parameters
+    ----------
+    source : SliceInputs
+    predictor : FrugalPredictor
+    labelling : Labelling
+    name : str
+        Of the model, for messages.
+    """
+
+    def __init__(self, source: SliceInputs, predictor: FrugalPredictor, labelling: Labelling, name: str) -> None:
+        self._source = source
+        self._predictor = predictor
+        self._labelling = labelling
+        self._name = name
+        self._segmenter: Segmenter | None = None
+        self._way: SliceWay | None = None
+        self._blank: SliceLabels | None = None
+        self._blank_begun = False
+
+    @property
+    def at_a_time(self) -> int:
+        """See `SliceWay`."""
+        return 1 if self._way is None else self._way.at_a_time
+
+    def begin(self, slices: range) -> Begun:
+        """Begin with the first of some slices, as many as memory allows.
+
+        Batches are to be finished in the order in which they were begun.
+
+        Raises
+        ------
+        BundleError
+            If the network cannot be run; also when the labels are taken, if it gave values that are not numbers.
+        ResourceError
+            If memory does not suffice for a single slice.
+        """
+        slices = slices[: self._predictor.batch_size]
+        wanted = self._without_repeats(slices)
+        begun, take = self._predictor.attempt(lambda segmenter, most: self._begin(segmenter, wanted[:most]))
+        if len(begun) < len(wanted):
+            slices = range(slices.start, wanted[len(begun)])
+        self._blank_begun = self._blank_begun or any(map(self._source.is_blank, begun))
+        return Begun(slices, lambda: self._labels(slices, set(begun), take()))
+
+    def _without_repeats(self, slices: range) -> list[int]:
+        """Leave out the blank slices, but for the first of the volume."""
+        blank = [k for k in slices if self._source.is_blank(k)]
+        repeats = set(blank if self._blank_begun else blank[1:])
+        return [k for k in slices if k not in repeats]
+
+    def _begin(self, segmenter: Segmenter, indices: list[int]) -> tuple[list[int], Callable[[], Iterable[SliceLabels]]]:
+        return indices, self._way_of(segmenter).begin(indices) if indices else tuple
+
+    def _way_of(self, segmenter: Segmenter) -> SliceWay:
+        """Let a segmenter label on its device if it can; short memory may have made it another one than the last."""
+        if self._way is None or segmenter is not self._segmenter:
+            way: SliceWay | None = None
+            if isinstance(segmenter, LabelsOnDevice):
+                way = segmenter.slices_on_device(self._source, self._labelling, self._predictor.batch_size)
+            self._way, self._segmenter = way or HostSlices(self._source, self._labelling, segmenter), segmenter
+        return self._way
+
+    def _labels(self, slices: range, begun: set[int], found: Iterable[SliceLabels]) -> Iterator[SliceLabels]:
+        coming = iter(found)
+        for k in slices:
+            if k in begun:
+                labels = next(coming)
+                if not labels.finite:
+                    raise not_numbers(self._name, self._predictor.segmenter)
+                if self._source.is_blank(k):
+                    self._blank = labels
+            else:
+                assert self._blank is not None  # it lies in this batch or in one that was finished before
+                labels = self._blank
+            yield labels
