@@ -44,7 +44,7 @@ class DeviceSlices:
         Runs what uses the device, and turns its failures into our errors.
     """
 
-    AT_A_TIME = 2
+    at_a_time = 2
 
     def __init__(
         self, source: SliceInputs, labels: DeviceLabels, transfers: Transfers, batch_size: int, guard: Guard
@@ -53,7 +53,7 @@ class DeviceSlices:
         self._labels = labels
         self._transfers = transfers
         self._guard = guard
-        self._free = deque(guard(lambda: _Slot(source, labels, transfers, batch_size)) for _ in range(self.AT_A_TIME))
+        self._free = deque(guard(lambda: _Slot(source, labels, transfers, batch_size)) for _ in range(self.at_a_time))
 
     def begin(self, indices: Sequence[int]) -> Callable[[], list[SliceLabels]]:
         """Ask for the labels of some slices.
@@ -61,7 +61,7 @@ class DeviceSlices:
         Parameters
         ----------
         indices : sequence of int
-            At most `batch_size`; of at most `AT_A_TIME` batches the labels may be outstanding.
+            At most `batch_size`; of at most `at_a_time` batches the labels may be outstanding.
 
         Returns
         -------

@@ -1,0 +1,133 @@
+"""Slices without anything above the window: computed once for all, because their input is the same to the bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from model_tools import OBLONG, Fake, bare, ct
+from test_device_slices import OnDevice
+
+from LiverMarginLib.events import SliceReady
+from LiverMarginLib.inference.compatibility import plan_input
+from LiverMarginLib.inference.options import SegmentOptions
+from LiverMarginLib.inference.segmenter import load_segmenter
+from LiverMarginLib.inference.slice_inputs import SliceInputs
+from LiverMarginLib.inference.slicewise import segment_volume
+from LiverMarginLib.models.intensity_fields import Window
+from LiverMarginLib.preprocessing import fit_in_plane
+
+AIR = [0, 1, 2, 5, 8, 9]
+
+
+def ct_with_air(slices=10, shape=(32, 32), air=AIR, **changes):
+    """A CT, some of whose slices are air with noise."""
+    volume = ct((slices, *shape), **changes)
+    noise = np.random.default_rng(0).integers(-1100, -900, (len(air), *shape))
+    volume.array[air] = noise
+    return volume
+
+
+class Sure(Fake):
+    """Finds the organ everywhere but where it is bright, so that blank slices have labels, too."""
+
+    def predict(self, batch):
+        return 1 - super().predict(batch)
+
+
+def every_slice(volume, bundle, segmenter):
+    """Labels of slices computed one by one, each in a run of its own."""
+    ranges = [SegmentOptions(slice_range=(k, k + 1)) for k in range(len(volume.array))]
+    return np.stack([segment_volume(volume, bundle, segmenter, one).array[k] for k, one in enumerate(ranges)])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 10])
+def test_the_network_sees_the_first_blank_slice_and_no_other(tiny_model, batch_size):
+    volume, fake = ct_with_air(), Sure()
+    found = segment_volume(volume, tiny_model, fake, SegmentOptions(batch_size=batch_size))
+    assert sum(fake.batches) == 10 - len(AIR) + 1
+    assert max(fake.batches) <= batch_size
+    np.testing.assert_array_equal(found.array, every_slice(volume, tiny_model, Sure()))
+    assert found.array[AIR].all()
+    assert [found.provenance["slice_confidence"][k] for k in AIR] == [1.0] * len(AIR)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "torch", "device"])
+def test_what_comes_of_a_real_network_is_what_comes_of_every_slice_computed(tiny_model, runtime):
+    volume = ct_with_air(dtype=np.float32)
+    segmenter = (
+        OnDevice(tiny_model) if runtime == "device" else load_segmenter(tiny_model, device="cpu", runtime=runtime)
+    )
+    found = segment_volume(volume, tiny_model, segmenter, SegmentOptions(batch_size=2)).array
+    np.testing.assert_array_equal(found, every_slice(volume, tiny_model, segmenter))
+    assert 0 < found[AIR].mean() < 1
+
+
+def test_slices_are_told_in_order_whether_computed_or_not(tiny_model):
+    told = []
+
+    def listen(event):
+        if isinstance(event, SliceReady):
+            told.append(event.index)
+
+    segment_volume(ct_with_air(), tiny_model, Fake(), SegmentOptions(batch_size=4), listen)
+    assert told == list(range(10))
+
+
+@pytest.mark.parametrize("way", [Fake, OnDevice])
+def test_short_memory_and_blank_slices_together_lose_nothing(tiny_model, way):
+    volume = ct_with_air(air=[1, 3, 4, 8])
+    segmenter = Fake() if way is Fake else OnDevice(tiny_model)
+    expected = every_slice(volume, tiny_model, segmenter)
+    segmenter.holds = 1
+    segmenter.batches.clear()
+    found = segment_volume(volume, tiny_model, segmenter, SegmentOptions(batch_size=8))
+    np.testing.assert_array_equal(found.array, expected)
+    assert segmenter.batches == [6, 4, 2, 1, 1, 1, 1, 1, 1, 1]
+
+
+def test_a_volume_that_is_blank_where_it_is_looked_at_needs_one_slice_of_the_network(tiny_model):
+    fake = Fake()
+    found = segment_volume(ct_with_air(), tiny_model, fake, SegmentOptions(slice_range=(0, 3), batch_size=2))
+    assert fake.batches == [1]
+    assert not found.array.any()
+
+
+def test_neighbours_with_something_in_them_make_a_slice_worth_computing(tiny_model):
+    class Middle(Fake):
+        def predict(self, batch):
+            super().predict(batch)
+            return batch.max(axis=1, keepdims=True)
+
+    fake, volume = Middle(), ct_with_air(7, air=[0, 1, 2, 4, 5, 6])
+    bundle = bare(tiny_model, context_slices=1)
+    found = segment_volume(volume, bundle, fake, SegmentOptions(batch_size=1))
+    assert len(fake.batches) == 1 + 3
+    np.testing.assert_array_equal(found.array, every_slice(volume, bundle, Middle()))
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32, np.float64])
+@pytest.mark.parametrize("low", [-160.0, -160.3])
+@pytest.mark.parametrize("spacing", [(0.8, 0.8), (0.8, 0.9)])
+def test_all_slices_that_are_called_blank_have_the_same_input_to_the_bit(tiny_model, dtype, low, spacing):
+    volume = ct((40, 32, 32), dtype=dtype, matrix=OBLONG)
+    bundle = bare(tiny_model, window=Window(low, 240.0))
+    plan = plan_input(volume, bundle.manifest)
+    volume.array[10:] = np.random.default_rng(0).integers(-3000, -160, (30, 32, 32))
+    volume.array[20:30] = low
+    volume.array[39, 5, 5] = -159
+    source = SliceInputs(volume.array, plan, fit_in_plane((32, 32), spacing, (32, 32)), 0)
+    blank = [k for k in range(40) if source.is_blank(k)]
+    # Integers cannot hold the fractional end of a window: -160.3 becomes -160, which lies above it.
+    assert blank == [*range(10, 20), *(range(20, 30) if dtype is not np.int16 or low == -160 else ()), *range(30, 39)]
+    inputs = source.batch(blank)
+    assert all(one.tobytes() == inputs[0].tobytes() for one in inputs)
+
+
+def test_voxels_that_are_no_numbers_are_not_called_blank(tiny_model):
+    volume = ct_with_air(dtype=np.float32)
+    volume.array[1, 0, 0] = np.nan
+    plan = replace(plan_input(volume, tiny_model.manifest), notices=())
+    source = SliceInputs(volume.array, plan, fit_in_plane((32, 32), (1, 1), (32, 32)), 0)
+    assert [source.is_blank(k) for k in range(3)] == [True, False, True]
