@@ -65,8 +65,9 @@ class CudaTransfers:
         self._down.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._down):
             target.copy_(source, non_blocking=True)
-            done = self._down.record_event()
         source.record_stream(self._down)
+        done = torch.cuda.Event(blocking=True)  # whoever waits sleeps, for the processors have other work
+        done.record(self._down)
         return done.synchronize
 
     def finish(self) -> None:

@@ -22,7 +22,7 @@ from LiverMarginLib.inference.labelling import Confidence, Labelling
 from LiverMarginLib.inference.memory import FrugalPredictor
 from LiverMarginLib.inference.options import SegmentOptions, Uncertainty
 from LiverMarginLib.inference.provenance import provenance
-from LiverMarginLib.inference.segmenter import Device, DropoutSampler, Segmenter, load_segmenter
+from LiverMarginLib.inference.segmenter import Device, DropoutSampler, Segmenter, largest_batch, load_segmenter
 from LiverMarginLib.inference.sliding import SlidingWindow
 from LiverMarginLib.inference.stages import SEGMENTING, Recorder, check_numbers, finish
 from LiverMarginLib.models.bundle import Bundle
@@ -33,7 +33,7 @@ from LiverMarginLib.volume import IntensityKind, LabelMap, Volume, axial_view
 
 Box = tuple[slice, slice, slice]
 
-# On a CPU larger batches are not faster; on a GPU `FrugalPredictor` halves this where memory is short.
+# On a CPU larger batches are not faster; on a GPU there are fewer where memory is short.
 _CPU_BATCH = 1
 _GPU_BATCH = 4
 
@@ -119,7 +119,7 @@ def segment_blocks(
     predictor = _Predictor(
         FrugalPredictor(
             segmenter,
-            options.batch_size or (_CPU_BATCH if segmenter.device == "cpu" else _GPU_BATCH),
+            options.batch_size or (_CPU_BATCH if segmenter.device == "cpu" else largest_batch(segmenter, _GPU_BATCH)),
             fallback or (lambda: _on_cpu(bundle, options)),
             tell,
             "block",

@@ -32,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network-slices", type=int, default=16, help="512 x 512, for the network alone")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="CPU threads of both contenders")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of both contenders")
+    parser.add_argument(
+        "--precision", choices=["single", "half"], default="single", help="LiverMargin's"
+    )
     parser.add_argument("--json", type=Path, help="also write every figure here")
     parser.add_argument("--part", choices=["ours", "eager", "peak", "end-to-end"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -58,6 +62,7 @@ def _arguments(part: str, folder: Path, options: argparse.Namespace) -> list[str
     script = Path(__file__).resolve().parents[1] / "benchmark.py"
     words = [str(script), "segment", "--part", part, "--folder", str(folder)]
     words += ["--network-slices", str(options.network_slices)]
+    words += ["--device", options.device, "--precision", options.precision]
     return words + ([] if options.threads is None else ["--threads", str(options.threads)])
 
 
@@ -95,21 +100,28 @@ def _network_inputs(count: int) -> np.ndarray:
 
 def ours(options: argparse.Namespace) -> dict[str, Any]:
     """The network by LiverMargin, in its own batches."""
-    from LiverMarginLib.inference.segmenter import load_segmenter
+    from LiverMarginLib.inference.segmenter import load_segmenter, precision_of
     from LiverMarginLib.inference.slicewise import default_batch
     from LiverMarginLib.models.bundle import Bundle
 
-    segmenter = load_segmenter(Bundle.load(options.folder / "table-4"), device="cpu", threads=options.threads)
+    segmenter = load_segmenter(
+        Bundle.load(options.folder / "table-4"),
+        device=options.device,
+        threads=options.threads,
+        precision=options.precision,
+    )
     images = _network_inputs(options.network_slices)
     batch = default_batch(segmenter)
-    segmenter.predict(images[:batch])
+    for _ in range(1 if options.device == "cpu" else 2):  # a GPU's graph is recorded the second time
+        segmenter.predict(images[:batch])
 
     def work() -> np.ndarray:
         return np.concatenate([segmenter.predict(images[k : k + batch]) for k in range(0, len(images), batch)])
 
     probabilities, seconds, mib = measured(work)
     np.save(options.folder / "ours.npy", probabilities)
-    return {"seconds": seconds / len(images), "mib": mib, "runtime": segmenter.runtime}
+    runtime = f"{segmenter.runtime}, {precision_of(segmenter)}"
+    return {"seconds": seconds / len(images), "mib": mib, "runtime": runtime}
 
 
 def eager(options: argparse.Namespace) -> dict[str, Any]:
@@ -120,15 +132,16 @@ def eager(options: argparse.Namespace) -> dict[str, Any]:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    module = Bundle.load(options.folder / "table-4").torch_module().eval()
+    module = Bundle.load(options.folder / "table-4").torch_module().eval().to(options.device)
     images = _network_inputs(options.network_slices)
 
     @torch.no_grad()
     def work() -> np.ndarray:
-        return np.concatenate([torch.sigmoid(module(torch.from_numpy(image[None]))).numpy() for image in images])
+        singles = (torch.from_numpy(image[None]).to(options.device) for image in images)
+        return np.concatenate([torch.sigmoid(module(single)).cpu().numpy() for single in singles])
 
     with torch.no_grad():
-        module(torch.from_numpy(images[:1]))
+        module(torch.from_numpy(images[:1]).to(options.device))
     probabilities, seconds, mib = measured(work)
     np.save(options.folder / "eager.npy", probabilities)
     return {"seconds": seconds / len(images), "mib": mib, "runtime": f"torch {torch.__version__}"}
@@ -140,20 +153,30 @@ def peak(options: argparse.Namespace) -> dict[str, Any]:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    convolution = torch.nn.Conv2d(128, 128, 3, padding=1).to(memory_format=torch.channels_last)
-    image = torch.rand(1, 128, 64, 64).to(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        macs = _best_rate(lambda: convolution(image), 64 * 64 * 128 * 128 * 9)
-    array = torch.ones(64 << 20)
+    from LiverMarginLib.inference.arithmetic import choose_arithmetic, without_tf32
+    from LiverMarginLib.inference.segmenter import Precision
+
+    device, arithmetic = options.device, choose_arithmetic(Precision(options.precision), options.device)
+    images = 1 if device == "cpu" else 64  # one leaves a GPU idle
+    convolution = torch.nn.Conv2d(128, 128, 3, padding=1).to(device).to(memory_format=torch.channels_last)
+    image = torch.rand(images, 128, 64, 64, device=device).to(memory_format=torch.channels_last)
+    with torch.inference_mode(), without_tf32(), arithmetic.of_network():
+        macs = _best_rate(lambda: convolution(image), images * 64 * 64 * 128 * 128 * 9, device)
+    array = torch.ones(64 << 20, device=device)
     target = torch.empty_like(array)
-    return {"gmac": macs / 1e9, "gb": _best_rate(lambda: target.copy_(array), 2 * array.nbytes) / 1e9}
+    return {"gmac": macs / 1e9, "gb": _best_rate(lambda: target.copy_(array), 2 * array.nbytes, device) / 1e9}
 
 
-def _best_rate(work: Any, amount: float) -> float:
+def _best_rate(work: Any, amount: float, device: str) -> float:
+    import torch
+
+    finish = torch.cuda.synchronize if device == "cuda" else lambda: None
     seconds = []
     for _ in range(20):
+        finish()
         started = time.perf_counter()
         work()
+        finish()
         seconds.append(time.perf_counter() - started)
     return amount / min(seconds)
 
@@ -176,7 +199,14 @@ def end_to_end(options: argparse.Namespace) -> dict[str, Any]:
             last, stage = now, event.stage
 
     out = options.folder / f"liver-{time.time_ns()}.seg.nrrd"
-    job = SegmentJob(str(options.folder / "dicom"), "unet-ct", (str(out),), device="cpu", threads=options.threads)
+    job = SegmentJob(
+        str(options.folder / "dicom"),
+        "unet-ct",
+        (str(out),),
+        device=options.device,
+        threads=options.threads,
+        precision=options.precision,
+    )
     values, seconds, mib = measured(lambda: run_job(job, clock))
     return {"seconds": seconds, "mib": mib, "stages": stages, "slices": values["slices"]}
 
