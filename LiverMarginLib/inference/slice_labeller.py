@@ -27,7 +27,8 @@ class SliceWay(Protocol):
 class HostSlices:
     """Prepares slices and labels them on the machine, around any `Segmenter`; see `SliceWay`."""
 
-    # The network has every core to itself: a thread that ran it while this one labelled took a tenth more time.
+    # A thread that ran the network while this one labels would gain some hundredths of the time, and be a batch late to
+    # see a cancelled run.
     at_a_time = 1
 
     def __init__(self, source: SliceInputs, labelling: Labelling, segmenter: Segmenter) -> None:

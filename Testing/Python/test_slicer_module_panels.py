@@ -75,7 +75,7 @@ def segment_panel(stage: Stage, **parameters):
     values = {
         "exportSegmentation": None,
         "inputVolume": add_volume(stage.scene, geometry("LPS")), "modality": "CT", "models": [], "denoiser": "",
-        "ownModels": [], "device": "auto", "outputSegmentation": None, "allSlices": True,
+        "ownModels": [], "device": "auto", "precision": "single", "outputSegmentation": None, "allSlices": True,
         "firstSlice": 0, "lastSlice": 0, "allowMismatch": False,
         "followSlices": True,
     }  # fmt: skip
@@ -137,6 +137,18 @@ def test_a_click_segments_shows_slices_and_ends_with_numbers(stage, tiny_model, 
     stage.scene.RemoveNode(result)
     panel.ui.show3DButton.emit("toggled(bool)", True)  # the user has deleted it meanwhile
     assert not panel.ui.resultBox.visible
+
+
+def test_half_precision_is_asked_for_and_the_result_says_what_it_was(stage, tiny_model, tmp_path):
+    shutil.copytree(tiny_model.folder, tmp_path / "models" / "tiny")
+    panel, _node = segment_panel(stage, precision="half")
+    panel.ui.applyButton.click()
+    assert stage.process.job["precision"] == "half"
+    np.memmap(stage.process.job["live"], np.uint8, "w+", shape=SHAPE)
+    values = {"segments": [], "seconds": {"segment": 1.0}, "device": "cpu", "precision": "bfloat16"}
+    stage.process.say(READY, Result(values).to_dict())
+    stage.process.ended.emit(0, False)
+    assert panel.ui.resultLabel.text == "1.0 s on the CPU, in bfloat16"
 
 
 def test_the_axial_view_follows_the_slices(stage, tiny_model, tmp_path, monkeypatch):
