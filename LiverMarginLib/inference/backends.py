@@ -162,6 +162,12 @@ def load_dense(
                 f"The runtime {runtime.value} computes in single precision alone; choose the runtime torch for half "
                 "precision, or the precision single."
             )
+        if problem := _why_not_torch(bundle):
+            raise type(problem)(
+                f"Half precision is computed by torch, which cannot run the model {bundle.manifest.name!r} here; "
+                "choose the precision single.",
+                problem.message,
+            )
         runtime = Runtime.TORCH
     unusable = {
         Runtime.TORCH: _why_not_torch(bundle),

@@ -20,7 +20,7 @@ from LiverMarginLib.errors import BundleError, LiverMarginError
 from LiverMarginLib.inference.arithmetic import choose_arithmetic, without_tf32
 from LiverMarginLib.inference.captured_graph import CapturedNetwork, CudaRecorder
 from LiverMarginLib.inference.device_labels import DeviceLabels
-from LiverMarginLib.inference.device_memory import CudaMemory, images_that_fit
+from LiverMarginLib.inference.device_memory import CudaMemory, DeviceMemory, images_that_fit
 from LiverMarginLib.inference.device_slices import DeviceSlices
 from LiverMarginLib.inference.labelling import Labelling
 from LiverMarginLib.inference.memory import is_out_of_memory
@@ -80,6 +80,7 @@ class TorchSegmenter:
         self._memory_format = torch.contiguous_format if device == "mps" else last
         self._module = bundle.torch_module().to(device).to(memory_format=self._memory_format)  # type: ignore[call-overload]
         self._captured = CapturedNetwork(self._compute, CudaRecorder()) if device == "cuda" and dense else None
+        self._memory: DeviceMemory | None = CudaMemory() if device == "cuda" else None
         self._bytes_each = 0
         self.device = device
         self.runtime = f"torch {torch.__version__}"
@@ -134,9 +135,9 @@ class TorchSegmenter:
 
     def images_that_fit(self, most: int) -> int:
         """See `largest_batch`; found by computing one image, the first time."""
-        if self.device != "cuda":
+        memory = self._memory
+        if memory is None:
             return most
-        memory = CudaMemory()
         one = np.zeros((1, self._manifest.channels, *self.input_size), np.float32)
         try:
             self._bytes_each = self._bytes_each or memory.peak(lambda: self.predict(one))

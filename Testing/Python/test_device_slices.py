@@ -274,6 +274,30 @@ def test_a_batch_takes_half_of_the_free_memory_at_most(free, each, expected):
     assert images_that_fit(each, Memory(), 16) == expected
 
 
+def test_one_slice_is_computed_once_to_see_how_many_fit(tiny_model):
+    class Memory:
+        available, asked = 1000, 0
+
+        def free(self):
+            return self.available
+
+        def peak(self, work):
+            self.asked += 1
+            work()
+            return 100
+
+    segmenter = OnDevice(tiny_model)
+    assert segmenter.images_that_fit(16) == 16  # a machine's memory is not asked
+    segmenter._memory = memory = Memory()
+    assert segmenter.images_that_fit(16) == 5
+    memory.available = 500  # another program has come
+    assert segmenter.images_that_fit(16) == 2
+    assert (memory.asked, segmenter.batches) == (1, [1])
+    full = OnDevice(tiny_model)
+    full._memory, full.holds = Memory(), 0
+    assert full.images_that_fit(16) == 1
+
+
 def test_the_segmenter_says_how_many_slices_fit_and_the_user_has_the_last_word(tiny_model):
     class Roomy(Fake):
         device = "cuda"

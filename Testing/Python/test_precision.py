@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import torch
 from model_tools import Fake, bare, ct, one_sentence
 
 from LiverMarginLib.cli import main
-from LiverMarginLib.errors import BundleError, InputError, ResourceError
+from LiverMarginLib.errors import BundleError, DependencyError, InputError, ResourceError
 from LiverMarginLib.inference import arithmetic
 from LiverMarginLib.inference.arithmetic import Arithmetic, choose_arithmetic, without_tf32
 from LiverMarginLib.inference.ensemble import EnsembleSegmenter
@@ -135,6 +136,16 @@ def test_a_runtime_without_half_precision_refuses_it_in_one_sentence(tiny_model,
         load_segmenter(tiny_model, device="cpu", runtime=runtime, precision="half")
     assert one_sentence(caught.value.message)
     assert "choose the runtime torch" in caught.value.message
+
+
+def test_half_precision_without_torch_is_refused_in_one_sentence(tiny_model, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == "torch" else find(name))
+    with pytest.raises(DependencyError) as caught:
+        load_segmenter(tiny_model, device="cpu", precision="half")
+    assert one_sentence(caught.value.message)
+    assert "precision single" in caught.value.message
+    assert "torch must be installed" in caught.value.details
 
 
 @pytest.mark.usefixtures("without_bfloat16")

@@ -194,7 +194,7 @@ def test_the_gpu_gives_the_probabilities_of_the_cpu(tiny_model):
     bundle = tiny_model
     batch = np.random.default_rng(0).random((5, 1, 32, 32), dtype=np.float32)
     on_gpu = load_segmenter(bundle, device="cuda", runtime="torch").predict(batch)
-    np.testing.assert_allclose(on_gpu, load_segmenter(bundle, device="cpu").predict(batch), atol=5e-3)
+    np.testing.assert_allclose(on_gpu, load_segmenter(bundle, device="cpu").predict(batch), atol=2e-5)
 
 
 def test_a_bundle_is_listed_checked_and_run_in_a_python_without_torch(tiny_model):
