@@ -96,7 +96,7 @@ def test_each_modality_has_its_intensities_and_its_localiser(bundle, volume, fin
     assert result.provenance["localiser"]["name"] == finder
     np.testing.assert_array_equal(result.array == 2, volume.array > 200)
     assert result.segments == (LIVER, LIVER_MASS)
-    assert max(second.seen) == 1.0 if volume is CT_IMAGE else max(second.seen) > 2  # a window, or a z-score
+    assert max(second.seen) == 1.0 if volume is CT_IMAGE else max(second.seen) > 1.2  # a window, or a z-score
 
 
 def test_an_mr_image_is_normalised_by_the_part_that_the_network_sees_as_in_its_training(bundle):

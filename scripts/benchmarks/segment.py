@@ -33,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="CPU threads of both contenders")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of both contenders")
-    parser.add_argument(
-        "--precision", choices=["single", "half"], default="single", help="LiverMargin's"
-    )
+    parser.add_argument("--precision", choices=["single", "half"], default="single", help="LiverMargin's")
     parser.add_argument("--json", type=Path, help="also write every figure here")
     parser.add_argument("--part", choices=["ours", "eager", "peak", "end-to-end"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
