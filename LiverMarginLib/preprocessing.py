@@ -5,6 +5,7 @@ Training and inference use the same functions, so that a network sees in use wha
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 FloatImage = npt.NDArray[np.float32]
 _Weights: TypeAlias = "tuple[csr_array, csr_array]"
+
+MOST_CONTEXT = 8
+"""Neighbours on either side beyond which a network's input would be a block of voxels rather than a slice."""
 
 
 def window_to_unit(image: npt.NDArray[Any], low: float, high: float) -> FloatImage:
@@ -81,6 +85,52 @@ class Scale:
         if missing is not None:
             scaled[missing] = self.padding
         return scaled
+
+
+@dataclass(frozen=True)
+class SliceContext:
+    """Which slices a slice-wise network sees beside the one that it segments.
+
+    Parameters
+    ----------
+    slices : int
+        How many on either side.
+    mm : float, optional
+        Distance of each to the one before it; None for slices that follow each other, however far apart they are.
+    """
+
+    slices: int = 0
+    mm: float | None = None
+
+    @property
+    def channels(self) -> int:
+        """Number of slices that are seen together."""
+        return 1 + 2 * self.slices
+
+    def rows(self, index: int, depth: int, spacing: float | None) -> list[int]:
+        """Find the slices of a volume that are seen with slice `index`, lowest first, it being in the middle.
+
+        Of the slices that lie as far away as wanted the nearest is taken, never the slice itself or the same one twice,
+        and nothing is interpolated: the mean of two slices has less noise than a slice, so that a network would see by
+        the texture where its input comes from. Beyond the ends of the volume the end slices are repeated.
+
+        Parameters
+        ----------
+        index : int
+        depth : int
+            Number of slices of the volume.
+        spacing : float, optional
+            mm from slice to slice; None where nobody knows it, and slices that follow each other are taken.
+
+        Returns
+        -------
+        list of int, of length `channels`
+        """
+        # Spacings come out of a matrix and differ in their last digits between orientations of the same image.
+        apart = None if self.mm is None or spacing is None else self.mm / float(f"{spacing:.6g}")
+        steps = [n if apart is None else max(n, math.floor(n * apart + 0.5)) for n in range(1, self.slices + 1)]
+        wanted = [index - step for step in reversed(steps)] + [index] + [index + step for step in steps]
+        return [min(max(row, 0), depth - 1) for row in wanted]
 
 
 @dataclass(frozen=True, eq=False)

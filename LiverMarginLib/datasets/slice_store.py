@@ -23,6 +23,7 @@ from LiverMarginLib.datasets.sources import KittiMasks, LabelFile, PictureMasks,
 from LiverMarginLib.errors import InputError, ResourceError, technical
 from LiverMarginLib.events import CancelToken, Notice, OnEvent, Progress, ignore
 from LiverMarginLib.jsonable import read_json
+from LiverMarginLib.preprocessing import SliceContext
 from LiverMarginLib.training.data import SliceSample
 from LiverMarginLib.volume import axial_view
 
@@ -46,6 +47,7 @@ class _About:
     slices: int
     annotated: tuple[bool, ...]
     spacing: tuple[float, float]
+    apart: float | None  # mm from slice to slice
     size_bytes: int
 
 
@@ -161,13 +163,22 @@ class SliceStore:
             If the disk is full.
         """
         case, inside = self._slices[index]
+        return self._sample(case, inside, inside)
+
+    def read_with_context(self, index: int, context: SliceContext) -> SliceSample:
+        """Read one slice with its neighbours in the volume, shape (c, h, w); raises what `read` does."""
+        case, inside = self._slices[index]
+        about = self._about[case]
+        return self._sample(case, inside, context.rows(inside, about.slices, about.apart))
+
+    def _sample(self, case: int, inside: int, shown: int | list[int]) -> SliceSample:
         image, mask = self._arrays(case)
         marked = np.array(mask[inside], dtype=np.uint8)
         if not self._with_tumour:
             marked = (marked > 0).astype(np.uint8)
         about = self._about[case]
-        shown = np.array(image[inside], dtype=np.float32)
-        return SliceSample(shown, marked, about.spacing, about.annotated[inside], self._weight)
+        picture = np.array(image[shown], dtype=np.float32)
+        return SliceSample(picture, marked, about.spacing, about.annotated[inside], self._weight)
 
     def __getstate__(self) -> dict[str, Any]:
         # Memory maps would be pickled as whole arrays; another process opens its own.
@@ -215,7 +226,9 @@ class SliceStore:
                 f"Case {case.id} takes {size / 2**20:.0f} MB but the cache may hold {self._budget / 2**20:.0f} MB; "
                 "raise its budget."
             )
-        about = _About(len(image), tuple(map(bool, annotated)), view.geometry.spacing[1:], size)
+        between, *in_plane = view.geometry.spacing
+        apart = between if volume.spacing_known else None
+        about = _About(len(image), tuple(map(bool, annotated)), (in_plane[0], in_plane[1]), apart, size)
         try:
             self._make_room(size, keep=key)
             temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=self._folder))
@@ -323,7 +336,8 @@ def _read_about(path: Path) -> _About | None:
         content = read_json(path)
         sy, sx = content["spacing"]
         flags = tuple(bool(flag) for flag in content["annotated"])
-        return _About(int(content["slices"]), flags, (float(sy), float(sx)), int(content["size_bytes"]))
+        apart = None if content["apart"] is None else float(content["apart"])
+        return _About(int(content["slices"]), flags, (float(sy), float(sx)), apart, int(content["size_bytes"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

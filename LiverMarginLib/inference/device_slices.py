@@ -95,7 +95,7 @@ class DeviceSlices:
 
     def _gather(self, slot: _Slot, indices: Sequence[int]) -> int:
         """Put the voxels that some slices' inputs need into pinned memory, each once; return how many there are."""
-        channels = np.stack([self._source.channels(k) for k in indices])
+        channels = np.array([self._source.channels(k) for k in indices])
         needed, places = np.unique(channels, return_inverse=True)
         for row, k in zip(slot.voxels.numpy(), needed, strict=False):
             np.copyto(row, self._source.voxels[k], casting="unsafe")
@@ -105,7 +105,7 @@ class DeviceSlices:
     def _launch(self, slot: _Slot, images: int, slices: int) -> Callable[[], object]:
         self._transfers.upload(slot.voxels[:slices], slot.device_voxels[:slices])
         channels = None
-        if self._source.context:
+        if self._source.context.slices:
             self._transfers.upload(slot.channels[:images], slot.device_channels[:images])
             channels = slot.device_channels[:images]
         packed = self._labels(slot.device_voxels[:slices], channels)
@@ -116,7 +116,7 @@ class _Slot:
     """The buffers of one batch."""
 
     def __init__(self, source: SliceInputs, labels: DeviceLabels, transfers: Transfers, batch_size: int) -> None:
-        channels = 2 * source.context + 1
+        channels = source.context.channels
         kind = _TYPES.get(source.voxels.dtype, torch.float32)
         voxels = (batch_size * channels, *source.voxels.shape[1:])
         self.voxels = transfers.host_buffer(*voxels, dtype=kind)

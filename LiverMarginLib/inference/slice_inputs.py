@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from LiverMarginLib.inference.compatibility import InputPlan
-from LiverMarginLib.preprocessing import InPlaneFit
+from LiverMarginLib.preprocessing import InPlaneFit, SliceContext
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,23 +23,26 @@ class SliceInputs:
         The axial view of the image.
     plan : InputPlan
     fit : InPlaneFit
-    context : int
-        Neighbours on either side that are given as further channels.
+    context : SliceContext
+        Which slices are given as further channels.
+    apart : float, optional
+        mm from slice to slice; None where nobody knows it.
     """
 
     voxels: npt.NDArray[Any]
     plan: InputPlan
     fit: InPlaneFit
-    context: int
+    context: SliceContext = SliceContext()
+    apart: float | None = None
     _dark: dict[int, bool] = field(default_factory=dict, repr=False)
 
     def batch(self, indices: Sequence[int]) -> npt.NDArray[np.float32]:
         """Inputs of some slices, shape (n, c, network h, network w)."""
         return np.stack([self._one(k) for k in indices])
 
-    def channels(self, index: int) -> npt.NDArray[np.int64]:
+    def channels(self, index: int) -> list[int]:
         """Which slices are the channels of a slice's input; beyond the ends of the volume the end slices repeat."""
-        return np.clip(np.arange(index - self.context, index + self.context + 1), 0, len(self.voxels) - 1)
+        return self.context.rows(index, len(self.voxels), self.apart)
 
     def is_blank(self, index: int) -> bool:
         """Whether nothing in a slice's input reaches above the window's lower end: air, or a scanner's padding.
@@ -47,7 +50,7 @@ class SliceInputs:
         All blank slices have the same input to the bit, because windowing clips every such value to the same number.
         So what a network makes of one of them is what it makes of all. (Values that are not numbers do not count.)
         """
-        return all(self._is_dark(int(k)) for k in self.channels(index))
+        return all(map(self._is_dark, self.channels(index)))
 
     def _is_dark(self, k: int) -> bool:
         if k not in self._dark:

@@ -103,7 +103,8 @@ def segment_volume(
     labels = np.zeros(volume.geometry.shape, np.uint8) if out is None else out
     planes = view.to_view(labels)
     labelling = Labelling.of(manifest, options.threshold)
-    source = SliceInputs(voxels, plan, fit, manifest.context_slices)
+    apart = view.geometry.spacing[0] if volume.spacing_known else None
+    source = SliceInputs(voxels, plan, fit, manifest.context, apart)
     labeller = SliceLabeller(source, predictor, labelling, manifest.name)
     confidence = Confidence(labelling.exclusive)
     for k, found in _in_order(labeller, slices, cancel):

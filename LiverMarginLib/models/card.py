@@ -10,6 +10,7 @@ from LiverMarginLib.models.architectures import Activation, find_architecture
 from LiverMarginLib.models.intensity_fields import ModalityInput, Window, WindowUnit
 from LiverMarginLib.models.manifest import Manifest, Task
 from LiverMarginLib.models.volumetric_fields import Localiser, Normalisation, NormalisationKind, SpacingUnit
+from LiverMarginLib.preprocessing import SliceContext
 
 _LONG_LIST = 4
 
@@ -45,8 +46,7 @@ def model_card(manifest: Manifest) -> str:
                 "Modality": ", ".join(modality.value for modality in manifest.modalities),
                 "Voxel values": manifest.input_kind.value,
                 "Intensity window": _window(manifest.window),
-                "Network input": " x ".join(map(str, manifest.input_size))
-                + (f", {manifest.channels} neighbouring slices" if manifest.context_slices else ""),
+                "Network input": " x ".join(map(str, manifest.input_size)) + _context(manifest.context),
                 "Voxel spacing": _spacing(manifest),
                 "Normalisation": _normalisation(manifest.normalisation),
                 "Localiser": _localiser(manifest.localiser),
@@ -89,6 +89,13 @@ def _localiser(localiser: Localiser | None) -> str:
         return ""
     kept = "; its organ is part of the result" if localiser.keep_organ else ""
     return f"{localiser.model}, {localiser.margin_mm:g} mm around the organ{kept}"
+
+
+def _context(context: SliceContext) -> str:
+    if not context.slices:
+        return ""
+    distance = "" if context.mm is None else f", {context.mm:g} mm apart"
+    return f", with {context.slices} further slice{'s'[: context.slices - 1]} on either side{distance}"
 
 
 def _window(window: Window) -> str:

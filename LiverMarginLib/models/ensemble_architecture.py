@@ -15,7 +15,7 @@ from LiverMarginLib.models.manifest import Manifest, ManifestError, Task
 
 _MOST_MEMBERS = 8
 # What all members must agree on with the ensemble: one batch of inputs serves them all.
-_SHARED = ("modality", "input_kind", "window", "input_size", "context_slices", "labels")
+_SHARED = ("modality", "input_kind", "window", "input_size", "context_slices", "context_mm", "labels")
 
 
 class Rule(StrEnum):

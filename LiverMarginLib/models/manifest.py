@@ -21,6 +21,7 @@ from LiverMarginLib.models.intensity_fields import ModalityInput, Window
 from LiverMarginLib.models.json_reader import JsonObject, JsonProblem
 from LiverMarginLib.models.manifest_error import ManifestError
 from LiverMarginLib.models.volumetric_fields import Localiser, Normalisation, NormalisationKind, SpacingUnit
+from LiverMarginLib.preprocessing import MOST_CONTEXT, SliceContext
 from LiverMarginLib.terminology import Code, Segment, Terminology
 from LiverMarginLib.volume import IntensityKind, Modality
 
@@ -36,7 +37,6 @@ _VERSION = re.compile(r"[0-9][0-9A-Za-z.+-]{0,31}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Larger is a mistake or an attack: such a network input would not fit into any machine's memory.
 _MAX_INPUT_VOXELS = 4096 * 4096
-_MAX_CONTEXT = 8
 
 
 class Task(StrEnum):
@@ -102,6 +102,8 @@ class Manifest:
         One for each output channel of a segmentation network (background not counted), in the channels' order.
     context_slices : int
         Neighbours on either side that a slice-wise network sees as further channels.
+    context_mm : float, optional
+        Their distance, see `SliceContext`.
     spacing : tuple of float, optional
         Voxel spacing (k, j, i) to which a volumetric network's input is resampled.
     spacing_unit : SpacingUnit
@@ -144,6 +146,7 @@ class Manifest:
     task: Task = Task.SEGMENTATION
     input_size: tuple[int, ...] = (512, 512)
     context_slices: int = 0
+    context_mm: float | None = None
     spacing: tuple[float, float, float] | None = None
     spacing_unit: SpacingUnit = SpacingUnit.MM
     normalisation: Normalisation = field(default_factory=Normalisation)
@@ -185,8 +188,10 @@ class Manifest:
             raise ManifestError("input_size must be two or three positive numbers")
         if math.prod(self.input_size) > _MAX_INPUT_VOXELS:
             raise ManifestError(f"an input of {' x '.join(map(str, self.input_size))} is absurdly large")
-        if not 0 <= self.context_slices <= _MAX_CONTEXT:
-            raise ManifestError(f"context_slices must be 0 to {_MAX_CONTEXT}")
+        if not 0 <= self.context_slices <= MOST_CONTEXT:
+            raise ManifestError(f"context_slices must be 0 to {MOST_CONTEXT}")
+        if self.context_mm is not None and not (self.context_slices and 0 < self.context_mm < 100):
+            raise ManifestError("context_mm must lie above 0 and below 100, and belongs to context_slices")
         if self.volumetric != (self.spacing is not None):
             raise ManifestError("a spacing is needed by volumetric models and by those alone")
         if self.spacing is not None and not all(0 < s < 100 for s in self.spacing):
@@ -241,9 +246,14 @@ class Manifest:
         return dataclasses.replace(self, modality=modality, other_inputs=(), **fields)
 
     @property
+    def context(self) -> SliceContext:
+        """Which slices the network sees together."""
+        return SliceContext(self.context_slices, self.context_mm)
+
+    @property
     def channels(self) -> int:
         """Number of input channels: the slice and its context."""
-        return 1 + 2 * self.context_slices
+        return self.context.channels
 
     @property
     def mask_threshold(self) -> float:
@@ -278,6 +288,8 @@ class Manifest:
             "licence": self.licence,
         }
         # Optional entries, so that a model that does without them can still be read by older versions.
+        if self.context_mm is not None:
+            values["context_mm"] = self.context_mm
         if self.spacing_unit is not SpacingUnit.MM:
             values["spacing_unit"] = self.spacing_unit.value
         if self.normalisation != Normalisation():
@@ -334,6 +346,7 @@ def _read_manifest(root: JsonObject) -> Manifest:
         task=root.choice("task", Task),
         input_size=root.integers("input_size"),
         context_slices=root.integer("context_slices"),
+        context_mm=root.number("context_mm") if root.has("context_mm") else None,
         spacing=spacing,  # type: ignore[arg-type]
         spacing_unit=root.choice("spacing_unit", SpacingUnit) if root.has("spacing_unit") else SpacingUnit.MM,
         normalisation=(

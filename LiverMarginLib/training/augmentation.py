@@ -43,8 +43,9 @@ class Augmentation:
 
         Parameters
         ----------
-        image : Tensor of float32, shape (n, 1, h, w)
-            Windowed to [0, 1].
+        image : Tensor of float32, shape (n, c, h, w)
+            Windowed to [0, 1]. Slices of a sample are moved as one and keep their contrast to each other; noise is
+            every slice's own.
         mask : Tensor of float32, shape (n, 1, h, w)
             0 or 1.
         samples : sequence of int
@@ -99,8 +100,8 @@ def spatial(
     both = torch.cat((image[chosen], mask[chosen]), dim=1)
     moved = functional.grid_sample(both, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     image, mask = image.clone(), mask.clone()
-    image[chosen] = moved[:, :1]
-    mask[chosen] = (moved[:, 1:] >= 0.5).to(mask.dtype)
+    image[chosen] = moved[:, :-1]
+    mask[chosen] = (moved[:, -1:] >= 0.5).to(mask.dtype)
     return image, mask
 
 
@@ -138,7 +139,7 @@ def intensity(
 ) -> Tensor:
     """Noise, blur, brightness, contrast, low resolution and gamma, in nnU-Net's order, each sample by its own draw.
 
-    Slices, shape (n, 1, h, w), or blocks, shape (n, 1, k, j, i); clipped to `limits` in the end unless they are None.
+    Slices, shape (n, c, h, w), or blocks, shape (n, 1, k, j, i); clipped to `limits` in the end unless they are None.
     """
     out = image.clone()
     axes = tuple(range(1, image.ndim))
@@ -150,9 +151,9 @@ def intensity(
 
     chosen, values = drawn(config.noise_p, config.noise)
     if chosen:
-        shape = out.shape[2:]
+        shape = out.shape[1:]
         noise = np.stack([rngs[n].standard_normal(shape, dtype=np.float32) for n in chosen])
-        out[chosen] += column(values, out) * torch.from_numpy(noise).unsqueeze(1).to(out.device)
+        out[chosen] += column(values, out) * torch.from_numpy(noise).to(out.device)
     chosen, values = drawn(config.blur_p, config.blur)
     if chosen:
         out[chosen] = gaussian_blur(out[chosen], values)

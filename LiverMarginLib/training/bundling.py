@@ -90,6 +90,9 @@ def bundle_from_training(
     else:
         architecture = find_architecture(config.model)
         parameters = {**_defaults(architecture), **config.model_options}
+    context = config.slice_context
+    if context.slices:
+        parameters["in_channels"] = context.channels
     if architecture.activation is Activation.SOFTMAX:
         parameters["classes"] = 1 + len(config.volume.labels)
     denoising = config.model == "dncnn-sr"
@@ -106,6 +109,8 @@ def bundle_from_training(
         parameters={key: list(value) if isinstance(value, tuple) else value for key, value in parameters.items()},
         task=Task.DENOISING if denoising else Task.SEGMENTATION,
         input_size=(side, side),
+        context_slices=context.slices,
+        context_mm=context.mm,
         thresholds=dict(result.thresholds),
         # The liver is one piece, and slice-wise networks find others now and then.
         postprocessing=Postprocessing() if denoising else Postprocessing(True, FillHoles.SLICE),

@@ -15,6 +15,7 @@ from enum import Enum, StrEnum
 from typing import Any, TypeVar, Union
 
 from LiverMarginLib.errors import InputError
+from LiverMarginLib.preprocessing import MOST_CONTEXT, SliceContext
 from LiverMarginLib.training.volume_config import VolumeConfig
 from LiverMarginLib.volume import IntensityKind
 
@@ -186,6 +187,10 @@ class TrainConfig:
         Values that become 0 and 1.
     size : int
         Side in pixels of the network's input; of the training patches for a restoration network.
+    context : int
+        How many slices on either side the network sees beside the one that it segments, as further channels.
+    context_mm : float, optional
+        Their distance in mm, whatever that of an image's slices; None for the very next ones. See `SliceContext`.
     batch : int
         Slices per step, over all processes together.
     epochs, steps_per_epoch : int
@@ -227,6 +232,8 @@ class TrainConfig:
     intensity: IntensityKind = IntensityKind.HU
     window: tuple[float, float] = (-160.0, 240.0)
     size: int = 512
+    context: int = 0
+    context_mm: float | None = 5.0
     batch: int = 8
     epochs: int = 100
     steps_per_epoch: int | None = None
@@ -267,9 +274,18 @@ class TrainConfig:
             raise InputError(
                 f"The intensity window {self.window} is empty; give its lower end first, such as (-160, 240)."
             )
+        if not 0 <= self.context <= MOST_CONTEXT:
+            raise InputError(f"The training setting 'context' is {self.context}; choose 0 to {MOST_CONTEXT} slices.")
+        if self.context_mm is not None and not 0 < self.context_mm < 100:
+            raise InputError(f"The training setting 'context_mm' is {self.context_mm}; choose 0 to 100 mm, or null.")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"The seed {self.seed} cannot be used; choose one from 0 to 2^63 - 1.")
         object.__setattr__(self, "model_options", dict(self.model_options))
+
+    @property
+    def slice_context(self) -> SliceContext:
+        """Which slices the network sees together."""
+        return SliceContext(self.context, self.context_mm if self.context else None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-serialisable form."""

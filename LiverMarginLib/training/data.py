@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from LiverMarginLib.errors import InputError
+from LiverMarginLib.preprocessing import SliceContext
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,8 +20,8 @@ class SliceSample:
 
     Parameters
     ----------
-    image : ndarray of float32, shape (h, w)
-        HU, or 8-bit grey values as stored.
+    image : ndarray of float32, shape (h, w), or (c, h, w) with its neighbours
+        HU, or 8-bit grey values as stored. With neighbours: lowest first, the slice itself in the middle.
     mask : ndarray of uint8, shape (h, w)
         1 where the liver is.
     spacing : tuple of float
@@ -38,7 +39,7 @@ class SliceSample:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.image.ndim != 2 or self.image.shape != self.mask.shape:
+        if self.mask.ndim != 2 or self.image.ndim not in (2, 3) or self.image.shape[-2:] != self.mask.shape:
             raise InputError(
                 f"A slice has {self.image.shape} pixels and its mask {self.mask.shape}; both need the same two axes."
             )
@@ -89,6 +90,15 @@ class KnowsAnnotation(Protocol):
 
     def annotated(self, index: int) -> bool:
         """Return `SliceSample.annotated` of slice `index`."""
+        ...
+
+
+@runtime_checkable
+class ReadsContext(Protocol):
+    """A source that knows which volumes its slices are of, and so their neighbours."""
+
+    def read_with_context(self, index: int, context: SliceContext) -> SliceSample:
+        """Read slice `index` with its neighbours, which nobody need have annotated: an image of shape (c, h, w)."""
         ...
 
 
@@ -189,6 +199,27 @@ class JoinedSource:
         """Item `index`."""
         source, index = self._find(index)
         return source.read(index)
+
+    def read_with_context(self, index: int, context: SliceContext) -> SliceSample:
+        """Slice `index` with its neighbours; see `read_slice`."""
+        source, index = self._find(index)
+        return read_slice(source, index, context)
+
+
+def read_slice(source: Source, index: int, context: SliceContext) -> SliceSample:
+    """Read a slice, with its neighbours where there are to be any.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or the source does not know its neighbours.
+    """
+    if not context.slices:
+        sample: SliceSample = source.read(index)
+        return sample
+    if not isinstance(source, ReadsContext):
+        raise InputError("These slices are not known to be of volumes, so they have no neighbours; set context to 0.")
+    return source.read_with_context(index, context)
 
 
 def usable_slices(source: Source, unannotated_as_empty: bool) -> list[int]:

@@ -15,7 +15,7 @@ def gaussian_blur(image: Tensor, sigmas: Sequence[float]) -> Tensor:
 
     Parameters
     ----------
-    image : Tensor, shape (n, 1, h, w) or (n, 1, k, j, i)
+    image : Tensor, shape (n, c, h, w) or (n, 1, k, j, i)
     sigmas : sequence of float
         Standard deviation in pixels for each image; 0 leaves it as it is.
 
@@ -34,10 +34,11 @@ def gaussian_blur(image: Tensor, sigmas: Sequence[float]) -> Tensor:
         for axis in (2, 3, 4):
             image = _along(image, axis, kernel, radius)
         return image
-    height, width = image.shape[2:]
-    padded = functional.pad(image.view(1, n, height, width), (radius,) * 4, mode="replicate")
-    rows = functional.conv2d(padded, kernel.view(n, 1, 2 * radius + 1, 1), groups=n)
-    return functional.conv2d(rows, kernel.view(n, 1, 1, 2 * radius + 1), groups=n).view(n, 1, height, width)
+    shape, lines = image.shape, n * image.shape[1]
+    kernel = kernel.repeat_interleave(shape[1], dim=0)
+    padded = functional.pad(image.reshape(1, lines, *shape[2:]), (radius,) * 4, mode="replicate")
+    rows = functional.conv2d(padded, kernel.view(lines, 1, 2 * radius + 1, 1), groups=lines)
+    return functional.conv2d(rows, kernel.view(lines, 1, 1, 2 * radius + 1), groups=lines).view(shape)
 
 
 def _along(image: Tensor, axis: int, kernel: Tensor, radius: int) -> Tensor:

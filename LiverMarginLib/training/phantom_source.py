@@ -22,6 +22,7 @@ from LiverMarginLib.inference.devices import available_threads
 from LiverMarginLib.io.atomic import atomic_path
 from LiverMarginLib.phantom import PhantomOptions, liver_target, make_anatomy, render
 from LiverMarginLib.phantom.grafts import Donor, grafted_options, transplant
+from LiverMarginLib.preprocessing import SliceContext
 from LiverMarginLib.training.data import SliceSample
 from LiverMarginLib.training.interruption import ignore_interrupts
 from LiverMarginLib.volume import axial_view
@@ -231,9 +232,18 @@ class PhantomSource:
     def read(self, index: int) -> SliceSample:
         """Read one slice; raises `InputError` if its patient was not made or the file is damaged."""
         stack, k = divmod(index, self.store.options.shape[0])
+        return self._sample(stack, k, k)
+
+    def read_with_context(self, index: int, context: SliceContext) -> SliceSample:
+        """Read one slice with its neighbours, shape (c, h, w)."""
+        depth, apart = self.store.options.shape[0], self.store.options.spacing[0]
+        stack, k = divmod(index, depth)
+        return self._sample(stack, k, context.rows(k, depth, apart))
+
+    def _sample(self, stack: int, k: int, shown: int | list[int]) -> SliceSample:
         image, labels = self.store.arrays(stack)
         mask = (labels[k] > 0).astype(np.uint8)
-        return SliceSample(image[k].astype(np.float32), mask, self.store.options.spacing[1:])
+        return SliceSample(image[shown].astype(np.float32), mask, self.store.options.spacing[1:])
 
 
 def _options_key(options: PhantomOptions, donor: Donor | None) -> str:

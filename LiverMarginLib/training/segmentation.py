@@ -12,7 +12,7 @@ from LiverMarginLib.errors import InputError
 from LiverMarginLib.preprocessing import fit_in_plane, window_to_unit
 from LiverMarginLib.training.augmentation import Augmentation
 from LiverMarginLib.training.config import LossKind, TrainConfig
-from LiverMarginLib.training.data import SliceSample, Source
+from LiverMarginLib.training.data import SliceSample, Source, read_slice
 from LiverMarginLib.training.loader import Batch, Item
 from LiverMarginLib.training.losses import SegmentationLoss
 from LiverMarginLib.training.task import Scores, Sums, Task
@@ -25,13 +25,14 @@ _HALF = 50
 class SegmentationTask(Task):
     """The U-Net's task.
 
-    A slice is windowed and fitted to the network's input exactly as inference does it, varied, and compared with its
-    mask. Validation counts on the network's grid: Mask IoU per patient (all slices of a patient pooled; the mean over
-    patients who have liver is the monitored score), Mask IoU per slice with liver, and the share of slices without
-    liver in which some was found.
+    A slice, with its neighbours if the network sees them, is windowed and fitted to the network's input exactly as
+    inference does it, varied, and compared with its mask. Validation counts on the network's grid: Mask IoU per patient
+    (all slices of a patient pooled; the mean over patients who have liver is the monitored score), Mask IoU per slice
+    with liver, and the share of slices without liver in which some was found.
     """
 
     monitor = training_monitor = "mask_iou"
+    sees_context = True
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
@@ -46,28 +47,29 @@ class SegmentationTask(Task):
         """The U-Net of Table 4, or another one by the model options."""
         from LiverMarginLib.models.unet import UNet
 
-        model = UNet(**known_options(self.config.model_options, {"in_channels", "classes", "widths", "dropout"}))
+        options = known_options(self.config.model_options, {"classes", "widths", "dropout"})
+        model = UNet(self.config.slice_context.channels, **options)
         step = 2 ** (len(model.encoder) - 1)
         if self.config.size % step:
             raise InputError(f"The size {self.config.size} does not suit this U-Net; choose a multiple of {step}.")
         return model
 
     def read_training(self, source: Source, index: int, sample: int) -> Item:
-        """Read ``image``, ``mask`` and ``weight``, shapes (1, size, size) and (1, 1, 1)."""
-        return self._prepare(source.read(index))
+        """Read ``image``, ``mask`` and ``weight``, shapes (c, size, size), (1, size, size) and (1, 1, 1)."""
+        return self._prepare(read_slice(source, index, self.config.slice_context))
 
     def read_validation(self, source: Source, index: int, group: int) -> Item:
         """Read the same, and ``group``."""
-        return {**self._prepare(source.read(index)), "group": np.array(group)}
+        return {**self._prepare(read_slice(source, index, self.config.slice_context)), "group": np.array(group)}
 
     def _prepare(self, sample: SliceSample) -> Item:
         size = self.config.size
-        fit = fit_in_plane(sample.image.shape, sample.spacing, (size, size))  # type: ignore[arg-type]  # two axes
+        fit = fit_in_plane(sample.mask.shape, sample.spacing, (size, size))  # type: ignore[arg-type]  # two axes
         mask = sample.mask > 0
         if not fit.is_identity:
             mask = fit.to_network(mask.astype(np.float32)) >= 0.5
         return {
-            "image": fit.to_network(window_to_unit(sample.image, *self.config.window))[None],
+            "image": fit.to_network(window_to_unit(sample.image, *self.config.window)).reshape(-1, size, size),
             "mask": mask[None].astype(np.uint8),
             "weight": np.full((1, 1, 1), sample.weight, dtype=np.float32),
         }

@@ -132,8 +132,9 @@ class Keeper:
         if not self._config.resume:
             raise InputError("The folder holds a training already; resume it, or choose another folder.")
         present = self._config.to_dict()
-        names = (set(saved["config"]) | set(present)) - MAY_CHANGE_ON_RESUME
-        differing = sorted(name for name in names if saved["config"].get(name) != present.get(name))
+        # Settings that are younger than the checkpoint had their defaults.
+        earlier = TrainConfig.from_dict(saved["config"]).to_dict()
+        differing = sorted(name for name in set(present) - MAY_CHANGE_ON_RESUME if earlier[name] != present[name])
         if differing:
             raise InputError(
                 f"The training in this folder has another '{differing[0]}'; resume it with its own settings, or "

@@ -40,8 +40,12 @@ class Task(ABC):
     """Validation score that decides which weights are the best; higher is better."""
     training_monitor: str
     """Training score that is drawn beside it."""
+    sees_context = False
+    """Whether the network can see neighbouring slices as further channels."""
 
     def __init__(self, config: TrainConfig) -> None:
+        if config.context and not self.sees_context:
+            raise InputError(f"The network {config.model} does not see neighbouring slices; set context to 0.")
         self.config = config
 
     @abstractmethod
