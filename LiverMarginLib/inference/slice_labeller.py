@@ -27,8 +27,8 @@ class SliceWay(Protocol):
 class HostSlices:
     """Prepares slices and labels them on the machine, around any `Segmenter`; see `SliceWay`."""
 
-    # A thread that ran the network while this one labels would gain some hundredths of the time, and be a batch late to
-    # see a cancelled run.
+    # A thread that ran the network while this one labels gains nothing (docs/performance.md), and would see a cancelled
+    # run a batch late.
     at_a_time = 1
 
     def __init__(self, source: SliceInputs, labelling: Labelling, segmenter: Segmenter) -> None:
