@@ -25,15 +25,15 @@ class SliceInputs:
     fit : InPlaneFit
     context : SliceContext
         Which slices are given as further channels.
-    apart : float, optional
+    apart : float or None
         mm from slice to slice; None where nobody knows it.
     """
 
     voxels: npt.NDArray[Any]
     plan: InputPlan
     fit: InPlaneFit
-    context: SliceContext = SliceContext()
-    apart: float | None = None
+    context: SliceContext
+    apart: float | None
     _dark: dict[int, bool] = field(default_factory=dict, repr=False)
 
     def batch(self, indices: Sequence[int]) -> npt.NDArray[np.float32]:

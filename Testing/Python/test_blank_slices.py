@@ -16,7 +16,7 @@ from LiverMarginLib.inference.segmenter import load_segmenter
 from LiverMarginLib.inference.slice_inputs import SliceInputs
 from LiverMarginLib.inference.slicewise import segment_volume
 from LiverMarginLib.models.intensity_fields import Window
-from LiverMarginLib.preprocessing import fit_in_plane
+from LiverMarginLib.preprocessing import SliceContext, fit_in_plane
 
 AIR = [0, 1, 2, 5, 8, 9]
 
@@ -117,7 +117,7 @@ def test_all_slices_that_are_called_blank_have_the_same_input_to_the_bit(tiny_mo
     volume.array[10:] = np.random.default_rng(0).integers(-3000, -160, (30, 32, 32))
     volume.array[20:30] = low
     volume.array[39, 5, 5] = -159
-    source = SliceInputs(volume.array, plan, fit_in_plane((32, 32), spacing, (32, 32)))
+    source = SliceInputs(volume.array, plan, fit_in_plane((32, 32), spacing, (32, 32)), SliceContext(), None)
     blank = [k for k in range(40) if source.is_blank(k)]
     # Integers cannot hold the fractional end of a window: -160.3 becomes -160, which lies above it.
     assert blank == [*range(10, 20), *(range(20, 30) if dtype is not np.int16 or low == -160 else ()), *range(30, 39)]
@@ -129,5 +129,5 @@ def test_voxels_that_are_no_numbers_are_not_called_blank(tiny_model):
     volume = ct_with_air(dtype=np.float32)
     volume.array[1, 0, 0] = np.nan
     plan = replace(plan_input(volume, tiny_model.manifest), notices=())
-    source = SliceInputs(volume.array, plan, fit_in_plane((32, 32), (1, 1), (32, 32)))
+    source = SliceInputs(volume.array, plan, fit_in_plane((32, 32), (1, 1), (32, 32)), SliceContext(), None)
     assert [source.is_blank(k) for k in range(3)] == [True, False, True]
