@@ -205,10 +205,22 @@ def unpack(archive: Path, folder: Path) -> Path:
                 file.extractall(folder)
         else:
             with tarfile.open(archive) as file:
-                file.extractall(folder, filter="data")
+                if hasattr(tarfile, "data_filter"):
+                    file.extractall(folder, filter="data")
+                else:  # Python before 3.11.4
+                    file.extractall(folder, members=_files_inside(file))
     except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError) as error:
         raise InstallError(f"{archive.name} is not a whole zip or tar archive: fetch it again.") from error
     return folder
+
+
+def _files_inside(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """Files and folders of an archive, without links and devices; one that would leave the target is refused."""
+    for member in archive.getmembers():
+        path = PurePosixPath(member.name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or ":" in member.name:
+            raise tarfile.TarError(f"{member.name} lies outside of the target")
+    return [member for member in archive.getmembers() if member.isfile() or member.isdir()]
 
 
 def find_root(folder: Path) -> Path:

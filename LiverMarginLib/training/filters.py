@@ -35,10 +35,10 @@ def gaussian_blur(image: Tensor, sigmas: Sequence[float]) -> Tensor:
             image = _along(image, axis, kernel, radius)
         return image
     shape, lines = image.shape, n * image.shape[1]
-    kernel = kernel.repeat_interleave(shape[1], dim=0)
+    kernel = kernel[:, None].expand(-1, shape[1], -1)
     padded = functional.pad(image.reshape(1, lines, *shape[2:]), (radius,) * 4, mode="replicate")
-    rows = functional.conv2d(padded, kernel.view(lines, 1, 2 * radius + 1, 1), groups=lines)
-    return functional.conv2d(rows, kernel.view(lines, 1, 1, 2 * radius + 1), groups=lines).view(shape)
+    rows = functional.conv2d(padded, kernel.reshape(lines, 1, 2 * radius + 1, 1), groups=lines)
+    return functional.conv2d(rows, kernel.reshape(lines, 1, 1, 2 * radius + 1), groups=lines).view(shape)
 
 
 def _along(image: Tensor, axis: int, kernel: Tensor, radius: int) -> Tensor:
