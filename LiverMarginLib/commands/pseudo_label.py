@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--modality", choices=("CT", "MR"), help="for images that do not say what made them")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--runtime", default="auto", help="auto, onnx or torch")
+    parser.add_argument("--runtime", default="auto", help="auto, ncnn, onnx or torch")
     parser.add_argument("--threads", type=int, help="processor threads")
     add_precision(parser)
     add_reading_options(parser)

@@ -317,13 +317,12 @@ class TrainJob(DatasetJob):
 
     def _data_in_words(self) -> str:
         words = ["a data set of the user's own"] if self.data else []
-        if self.data and not self.with_phantoms:
-            return words[0]
-        words.append(f"{self.phantoms} procedural phantoms")
-        if self.phantoms_without_liver:
-            words.append(f"{self.phantoms_without_liver} of chest or pelvis alone")
-        if self.phantoms_from_labels is not None:
-            words.append(f"{self.phantoms_with_its_organs} with the deformed organs of a label map")
+        if self.with_phantoms or not self.data:
+            words.append(f"{self.phantoms} procedural phantoms")
+            if self.phantoms_without_liver:
+                words.append(f"{self.phantoms_without_liver} of chest or pelvis alone")
+            if self.phantoms_from_labels is not None:
+                words.append(f"{self.phantoms_with_its_organs} with the deformed organs of a label map")
         return ", ".join(words)
 
 
