@@ -103,7 +103,8 @@ def _load_unet(bundle: Bundle, threads: int) -> _Predict:
             technical(error),
         ) from error
     weights = {name: array.astype(np.float32) for name, array in stored.items()}
-    net = build_unet(bundle.manifest.parameters, weights, threads)
+    height, width = bundle.manifest.input_size
+    net = build_unet(bundle.manifest.parameters, weights, (height, width), threads)
     return lambda images: np.stack([net(image)[0] for image in images])
 
 

@@ -1,7 +1,8 @@
-"""Mask R-CNN on a CPU: its convolutions by ncnn, whose Winograd tiles save half of the work, the rest by torch."""
+"""Mask R-CNN on a CPU: its layers by ncnn, whose Winograd tiles save half of the work, the rest by torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from LiverMarginLib.models.maskrcnn import Conv, MaskHead, MaskRCNN
+from LiverMarginLib.models.maskrcnn_spec import ASPECT_RATIOS
 from LiverMarginLib.models.maskrcnn_torch import MaskRCNNSegmentation
-from LiverMarginLib.models.ncnn_graph import FloatArray, NcnnBuilder, NcnnNet
+from LiverMarginLib.models.ncnn_graph import Blob, FloatArray, NcnnBuilder, NcnnNet, bands
+from LiverMarginLib.models.roi_align import channels_last
+
+# Of the proposals' head: 32 rows of the finest level, 128 pixels wide, are 4 MiB, and the tiles made of them 9.
+_ROWS = 32
 
 
 class NcnnMaskRCNN(MaskRCNNSegmentation):
-    """A Mask R-CNN whose trunk and whose convolutional mask head are run by ncnn; several threads may use it.
+    """A Mask R-CNN whose trunk, box head and convolutional mask head are run by ncnn; several threads may use it.
 
     Parameters
     ----------
@@ -30,22 +36,30 @@ class NcnnMaskRCNN(MaskRCNNSegmentation):
         self.load_state_dict(network.state_dict(), assign=True)
         self.fold()
         self._trunk_net = _trunk(self, threads)
-        self._mask_net = _mask_head(self.mask_head, threads) if isinstance(self.mask_head, MaskHead) else None
-        self._first = _for_channels_last(self.roi_heads.box_head.fc1, self.spec.fpn_channels)
-        del self.backbone, self.proposal_generator  # ncnn has copies
-        del self.roi_heads.box_head.fc1  # its columns are sorted for `judge` alone
+        self._box_net = _box_head(self.roi_heads, self.spec.fpn_channels, threads)
+        head = self.mask_head
+        self._mask_net = _mask_head(head, self.spec.pooled_mask_side, threads) if isinstance(head, MaskHead) else None
+        # ncnn has copies
+        del self.backbone, self.proposal_generator, self.roi_heads.box_head, self.roi_heads.box_predictor
 
     def trunk(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """See `MaskRCNN.trunk`; without p6, which only the proposals need."""
+        """See `MaskRCNN.trunk`; without p6, which only the proposals need, and with the channels last in memory."""
         scaled = ((images - self.spec.pixel_mean) / self.spec.pixel_std).contiguous().numpy()
         found = [self._trunk_net(image) for image in scaled]
-        maps = [torch.from_numpy(np.stack(parts)) for parts in zip(*found, strict=True)]
-        features, heads = maps[:4], [values.permute(0, 2, 3, 1).flatten(1) for values in maps[4:]]
-        return features, heads[0::2], [deltas.unflatten(1, (-1, 4)) for deltas in heads[1::2]]
+        maps = [_stacked(parts) for parts in zip(*found, strict=True)]
+        judged = [values.permute(0, 2, 3, 1) for values in maps[4:]]
+        anchors = len(ASPECT_RATIOS)
+        logits = [values[..., :anchors].flatten(1) for values in judged]
+        deltas = [values[..., anchors : 5 * anchors].flatten(1).unflatten(1, (-1, 4)) for values in judged]
+        return [channels_last(one) for one in maps[:4]], logits, deltas
 
     def judge(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """See `MaskRCNNSegmentation.judge`; takes the boxes as they lie in memory, with their channels last."""
-        return self.roi_heads.predict(self._first(pooled.permute(0, 2, 3, 1).flatten(1)))
+        if len(pooled) == 0:  # ncnn has no empty matrices
+            return pooled.new_zeros(0), pooled.new_zeros(0, 4)
+        (found,) = self._box_net(pooled.permute(0, 2, 3, 1).flatten(1).numpy())
+        logits, deltas = torch.from_numpy(found).split([2, 4], dim=1)
+        return logits.softmax(1)[:, 0], deltas
 
     def mask_logits(self, pooled: Tensor) -> Tensor:
         """See `MaskRCNNSegmentation.mask_logits`."""
@@ -54,17 +68,15 @@ class NcnnMaskRCNN(MaskRCNNSegmentation):
         return torch.from_numpy(np.concatenate([self._mask_net(one)[0] for one in pooled.contiguous().numpy()]))
 
 
-def _for_channels_last(layer: nn.Linear, channels: int) -> nn.Linear:
-    """Sort the columns of a layer on flattened (c, h, w) for flattened (h, w, c): saves a copy of all boxes."""
-    weight = layer.weight.unflatten(1, (channels, -1)).transpose(1, 2).flatten(1)
-    layer.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-    return layer
+def _stacked(maps: Sequence[FloatArray]) -> Tensor:
+    """Make a batch of maps; of a single one without a copy."""
+    return torch.from_numpy(maps[0][None] if len(maps) == 1 else np.stack(maps))
 
 
 def _trunk(network: MaskRCNN, threads: int) -> NcnnNet:
-    """Outputs: p2 to p5, then the objectness and the deltas of each level."""
-    net = NcnnBuilder(1)
-    x = net.max_pool(_conv(net, "image", network.backbone.bottom_up.stem.conv1, relu=True), 3, 2, 1)
+    """Outputs: p2 to p5, then what is proposed on each level."""
+    net = NcnnBuilder(1, network.spec.size, network.spec.size)
+    x = net.max_pool(_conv(net, net.image, network.backbone.bottom_up.stem.conv1, relu=True), 3, 2, 1)
     stages = []
     block: Any
     for stage in network.backbone.bottom_up.stages:
@@ -75,21 +87,46 @@ def _trunk(network: MaskRCNN, threads: int) -> NcnnNet:
                 y = _conv(net, y, block.conv3)
             x = net.add(y, x if block.shortcut is None else _conv(net, x, block.shortcut), relu=True)
         stages.append(x)
-    merged: list[str] = []
+    merged: list[Blob] = []
     for blob, lateral in zip(reversed(stages), reversed(network.backbone.lateral), strict=True):
         y = _conv(net, blob, lateral)
         merged.insert(0, net.add(y, net.double(merged[0])) if merged else y)
-    levels = [_conv(net, y, layer) for y, layer in zip(merged, network.backbone.output, strict=True)]
     rpn: Any = network.proposal_generator.rpn_head
-    heads = []
-    for level in [*levels, net.max_pool(levels[-1], 1, 2)]:
-        hidden = _conv(net, level, rpn.conv, relu=True)
-        heads += [_conv(net, hidden, rpn.objectness_logits), _conv(net, hidden, rpn.anchor_deltas)]
-    return net.finish([*levels, *heads], threads)
+    levels: list[Blob] = []
+    judged: list[Blob] = []
+    for y, layer in zip(merged, network.backbone.output, strict=True):
+        parts = bands(y.height, _ROWS)
+        # A row more on both sides for the convolution that follows.
+        wider = [_conv(net, net.rows(y, first - 2, last + 2), layer) for first, last in parts]
+        for found, maps in ((judged, [_proposals(net, band, rpn) for band in wider]), (levels, wider)):
+            found.append(net.stack([net.rows(band, *part) for band, part in zip(maps, parts, strict=True)]))
+    judged.append(_proposals(net, net.max_pool(levels[-1], 1, 2), rpn))
+    return net.finish([*levels, *judged], threads)
 
 
-def _mask_head(head: MaskHead, threads: int) -> NcnnNet:
-    net, x = NcnnBuilder(head.convolutions[0].in_channels), "image"
+def _proposals(net: NcnnBuilder, level: Blob, head: Any) -> Blob:
+    """Append the logits and then the deltas of all anchors, and channels of nothing up to a full vector of 16."""
+    layers = head.objectness_logits, head.anchor_deltas
+    weight, bias = (np.concatenate([_array(getattr(layer, kind)) for layer in layers]) for kind in ("weight", "bias"))
+    nothing = (0, -len(bias) % 16)
+    weight, bias = np.pad(weight, [nothing, (0, 0), (0, 0), (0, 0)]), np.pad(bias, nothing)
+    return net.convolution(_conv(net, level, head.conv, relu=True), weight, bias, padding=0)
+
+
+def _box_head(heads: Any, channels: int, threads: int) -> NcnnNet:
+    """Takes boxes (n, cells and channels), the channels last; gives two logits and four deltas."""
+    hidden, last = heads.box_head, (heads.box_predictor.cls_score, heads.box_predictor.bbox_pred)
+    first = _array(hidden.fc1.weight.unflatten(1, (channels, -1)).transpose(1, 2).flatten(1))
+    net = NcnnBuilder(1, 0, first.shape[1])  # of as many boxes as there are
+    x = net.dense(net.image, first, _array(hidden.fc1.bias), relu=True)
+    x = net.dense(x, _array(hidden.fc2.weight), _array(hidden.fc2.bias), relu=True)
+    weight, bias = (np.concatenate([_array(getattr(layer, kind)) for layer in last]) for kind in ("weight", "bias"))
+    return net.finish([net.dense(x, weight, bias)], threads)
+
+
+def _mask_head(head: MaskHead, side: int, threads: int) -> NcnnNet:
+    net = NcnnBuilder(head.convolutions[0].in_channels, side, side)
+    x = net.image
     for convolution in head.convolutions:
         x = _conv(net, x, convolution, relu=True)
     for doubling in head.doublings:
@@ -97,7 +134,7 @@ def _mask_head(head: MaskHead, threads: int) -> NcnnNet:
     return net.finish([_conv(net, x, head.predictor)], threads)
 
 
-def _conv(net: NcnnBuilder, x: str, layer: Conv, *, relu: bool = False) -> str:
+def _conv(net: NcnnBuilder, x: Blob, layer: Conv, *, relu: bool = False) -> Blob:
     assert layer.norm is None, "group normalisation is not expected here"
     return net.convolution(
         x, _array(layer.weight), _bias(layer), stride=layer.stride[0], padding=int(layer.padding[0]), relu=relu

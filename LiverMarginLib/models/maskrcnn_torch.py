@@ -33,6 +33,10 @@ except ImportError as error:
     ) from error
 
 
+# Boxes that are pooled and judged at a time on a CPU: their features, 50 kB each, stay in its caches.
+_PORTION = 256
+
+
 @dataclass(frozen=True, eq=False)
 class Instances:
     """The k instances of a batch.
@@ -81,10 +85,8 @@ class MaskRCNNSegmentation(MaskRCNN):
         spec = self.spec
         features, logits, deltas = self.trunk(images)
         boxes, image = self._propose(logits, deltas)
-        pooled, order = _pool(features[:4], boxes, image, 7)
-        scores, correction = self.judge(pooled)
-        image = image[order]
-        boxes = _decode(boxes[order], correction, BOX_REGRESSION_WEIGHTS, spec.size)
+        scores, correction = self._judge_boxes(features[:4], boxes, image)
+        boxes = _decode(boxes, correction, BOX_REGRESSION_WEIGHTS, spec.size)
 
         usable = (scores > spec.min_score) & _has_area(boxes)
         boxes, scores, image = boxes[usable], scores[usable], image[usable]
@@ -113,6 +115,17 @@ class MaskRCNNSegmentation(MaskRCNN):
         group = image * len(LEVEL_STRIDES) + levels
         kept = _suppress(boxes, scores, group, image, spec.rpn_nms, spec.post_nms)
         return boxes[kept], image[kept]
+
+    def _judge_boxes(self, features: Sequence[Tensor], boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        portion = _PORTION if boxes.device.type == "cpu" else max(len(boxes), 1)
+        scores, corrections = [], []
+        for some, of_image in zip(boxes.split(portion), image.split(portion), strict=True):
+            pooled, order = _pool(features, some, of_image, 7)
+            score, correction = self.judge(pooled)
+            back = order.argsort()
+            scores.append(score[back])
+            corrections.append(correction[back])
+        return torch.cat(scores), torch.cat(corrections)
 
     def _masks(self, features: Sequence[Tensor], boxes: Tensor, image: Tensor) -> Tensor:
         spec, head = self.spec, self.mask_head

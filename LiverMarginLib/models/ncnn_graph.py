@@ -12,6 +12,8 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,9 @@ _INEXACT = (
     "use_bf16_storage",
     "use_winograd63_convolution",
 )
+
+# With fewer channels than this, the tiles' transforms cost more than the multiplications that they save.
+_ENOUGH_FOR_WINOGRAD, _NO_WINOGRAD = 8, 1 << 6
 
 
 class NcnnNet:
@@ -65,7 +70,7 @@ class NcnnNet:
             raise BundleError("The network cannot be run by ncnn; choose another runtime.")
 
     def __call__(self, image: FloatArray) -> list[FloatArray]:
-        """Run on one image, shape (c, h, w), C-contiguous; returns the outputs, (c, h, w) each."""
+        """Run on one image (c, h, w) or matrix (rows, values), C-contiguous; returns the outputs, of the same kind."""
         extractor = self._net.create_extractor()
         extractor.input("image", self._ncnn.Mat(image))  # refers to the array's memory
         found = []
@@ -73,61 +78,136 @@ class NcnnNet:
             failed, mat = extractor.extract(name)
             if failed:
                 raise MemoryError("ncnn is out of memory")
-            found.append(np.array(mat))
+            found.append(np.asarray(mat))  # a view, which keeps the blob alive
         return found
 
 
-class NcnnBuilder:
-    """Collects layers; every method that makes a blob returns its name."""
+@dataclass(frozen=True)
+class Blob:
+    """A feature map, or some of its rows: what a layer takes and gives.
 
-    def __init__(self, channels: int) -> None:
+    Attributes
+    ----------
+    name : str
+    channels : int
+    height, width : int
+        Of the whole map.
+    first, last : int
+        Which of its rows these are; `last` is not among them.
+    """
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    first: int
+    last: int
+
+
+class NcnnBuilder:
+    """Collects layers; every method that makes a blob returns it.
+
+    Layers may be given some rows of a map (`rows`): they return those rows of the result that can be computed from
+    them, so that maps that are too large for the processor's caches can be computed band by band (`bands`, `stack`).
+    The edge of the map is padded, the edge of a band is not: what comes out is the same either way.
+
+    Parameters
+    ----------
+    channels, height, width : int
+        Of the image.
+    """
+
+    def __init__(self, channels: int, height: int, width: int) -> None:
         self._layers: list[tuple[str, tuple[str, ...], str, str]] = [("Input", (), "image", "")]
         self._weights: list[bytes] = []
-        self._channels = {"image": channels}
-
-    def channels(self, blob: str) -> int:
-        """Return how many channels a blob has."""
-        return self._channels[blob]
+        self.image = Blob("image", channels, height, width, 0, height)
 
     def convolution(
-        self, x: str, weight: FloatArray, bias: FloatArray | None, *, stride: int = 1, padding: int, relu: bool = False
-    ) -> str:
+        self, x: Blob, weight: FloatArray, bias: FloatArray | None, *, stride: int = 1, padding: int, relu: bool = False
+    ) -> Blob:
         """Append a convolution with weights (outputs, inputs, k, k), and a ReLU if asked for."""
-        return self._with_weights("Convolution", x, weight, bias, {3: stride, 4: padding, 9: int(relu)})
+        x, top, bottom, shape = self._slide(x, weight.shape[-1], stride, padding)
+        parameters = {3: stride, 4: padding, 14: top, 16: bottom, 9: int(relu)}
+        if x.channels < _ENOUGH_FOR_WINOGRAD:
+            parameters[31] = _NO_WINOGRAD
+        return self._with_weights("Convolution", x, weight, bias, parameters, shape)
 
     def transposed(
-        self, x: str, weight: FloatArray, bias: FloatArray | None, *, stride: int, relu: bool = False
-    ) -> str:
-        """Append a transposed convolution with weights (inputs, outputs, k, k)."""
+        self, x: Blob, weight: FloatArray, bias: FloatArray | None, *, stride: int, relu: bool = False
+    ) -> Blob:
+        """Append a transposed convolution with weights (inputs, outputs, k, k) whose strides do not overlap."""
         swapped = weight.swapaxes(0, 1) if weight.ndim == 4 else weight
-        return self._with_weights("Deconvolution", x, swapped, bias, {3: stride, 9: int(relu)})
-
-    def max_pool(self, x: str, kernel: int, stride: int, padding: int = 0) -> str:
-        """Append max-pooling, which drops what is left at the ends."""
-        return self._append("Pooling", (x,), {0: 0, 1: kernel, 2: stride, 3: padding, 5: 1}, self.channels(x))
-
-    def double(self, x: str) -> str:
-        """Append an enlargement by two that repeats each value."""
-        return self._append("Interp", (x,), {0: 1, 1: "2.0", 2: "2.0"}, self.channels(x))
-
-    def add(self, x: str, y: str, *, relu: bool = False) -> str:
-        """Append a sum of two blobs of equal shape, and a ReLU if asked for."""
-        if self.channels(x) != self.channels(y):
+        if swapped.shape[-1] != stride:
             raise _mismatch()
-        total = self._append("BinaryOp", (x, y), {0: 0}, self.channels(x))
-        return self._append("ReLU", (total,), {}, self.channels(x)) if relu else total
+        shape = {key: value * stride for key, value in _extent(x).items()}
+        return self._with_weights("Deconvolution", x, swapped, bias, {3: stride, 9: int(relu)}, shape)
 
-    def concat(self, x: str, y: str) -> str:
-        """Append a blob with the channels of two."""
-        return self._append("Concat", (x, y), {0: 0}, self.channels(x) + self.channels(y))
+    def dense(self, x: Blob, weight: FloatArray, bias: FloatArray, *, relu: bool = False) -> Blob:
+        """Append a fully connected layer with weights (outputs, inputs) on each row of a matrix (rows, inputs)."""
+        if weight.ndim != 2 or weight.shape[1] != x.width or bias.shape != weight.shape[:1]:
+            raise _mismatch()
+        outputs, inputs = weight.shape
+        self._weights += [_SINGLE + np.ascontiguousarray(array, np.float32).tobytes() for array in (weight, bias)]
+        parameters = {
+            3: 1,
+            5: 1,
+            6: 1,
+            8: outputs,
+            9: inputs,
+            10: 4,
+        }  # x times transposed weights, plus a row of biases
+        y = self._append("Gemm", (x,), parameters, {"width": outputs})
+        return self._append("ReLU", (y,), {}) if relu else y
 
-    def sigmoid(self, x: str) -> str:
+    def max_pool(self, x: Blob, kernel: int, stride: int, padding: int = 0) -> Blob:
+        """Append max-pooling, which drops what is left at the ends."""
+        x, top, bottom, shape = self._slide(x, kernel, stride, padding)
+        return self._append("Pooling", (x,), {0: 0, 1: kernel, 2: stride, 3: padding, 13: top, 15: bottom, 5: 1}, shape)
+
+    def double(self, x: Blob) -> Blob:
+        """Append an enlargement by two that repeats each value."""
+        return self._append("Interp", (x,), {0: 1, 1: "2.0", 2: "2.0"}, {k: 2 * v for k, v in _extent(x).items()})
+
+    def add(self, x: Blob, y: Blob, *, relu: bool = False) -> Blob:
+        """Append a sum of the rows that two blobs of equal shape share, and a ReLU if asked for."""
+        if x.channels != y.channels:
+            raise _mismatch()
+        total = self._append("BinaryOp", self._shared(x, y), {0: 0})
+        return self._append("ReLU", (total,), {}) if relu else total
+
+    def concat(self, x: Blob, y: Blob) -> Blob:
+        """Append a blob with the channels of two, of the rows that they share."""
+        return self._append("Concat", self._shared(x, y), {0: 0}, {"channels": x.channels + y.channels})
+
+    def sigmoid(self, x: Blob) -> Blob:
         """Append a sigmoid."""
-        return self._append("Sigmoid", (x,), {}, self.channels(x))
+        return self._append("Sigmoid", (x,), {})
 
-    def finish(self, outputs: Sequence[str], threads: int) -> NcnnNet:
+    def rows(self, x: Blob, first: int, last: int) -> Blob:
+        """Append the rows `first` to `last` (not among them) of a map, as far as `x` has them."""
+        first, last = max(first, x.first), min(last, x.last)
+        if (first, last) == (x.first, x.last):
+            return x
+        ends = {-23309: f"1,{first - x.first}", -23310: f"1,{last - x.first}", -23311: "1,1"}
+        return self._append("Crop", (x,), ends, {"first": first, "last": last})
+
+    def stack(self, bands: Sequence[Blob]) -> Blob:
+        """Append the map that bands make, from its first row to its last.
+
+        Raises
+        ------
+        ValueError
+            If one does not begin where the one before ends.
+        """
+        if any(upper.last != lower.first for upper, lower in pairwise(bands)):
+            raise ValueError("bands must follow each other")
+        if len(bands) == 1:
+            return bands[0]
+        return self._append("Concat", tuple(bands), {0: 1}, {"first": bands[0].first, "last": bands[-1].last})
+
+    def finish(self, outputs: Sequence[Blob], threads: int) -> NcnnNet:
         """Return the network that gives `outputs`, whose blobs may be used by other layers too, by so many threads."""
-        named = [self._append("Noop", (blob,), {}, self.channels(blob)) for blob in outputs]
+        named = [self._append("Noop", (blob,), {}).name for blob in outputs]
         uses = Counter(blob for _, inputs, _, _ in self._layers for blob in inputs)
         # ncnn wants a layer of its own to hand one blob to several.
         copies: dict[str, list[str]] = {}
@@ -144,26 +224,61 @@ class NcnnBuilder:
         text = "\n".join([_MAGIC, f"{len(lines)} {blobs}", *(" ".join(line) for line in lines)]) + "\n"
         return NcnnNet(text, b"".join(self._weights), named, threads)
 
+    def _slide(self, x: Blob, kernel: int, stride: int, padding: int) -> tuple[Blob, int, int, dict[str, int]]:
+        """Return where a window that slides over the rows begins, what pads it above and below, and what it gives."""
+        height, width = ((side + 2 * padding - kernel) // stride + 1 for side in (x.height, x.width))
+        first, last = -(-(x.first + padding) // stride), (x.last + padding - kernel) // stride + 1
+        top, bottom = 0, 0
+        if x.first == 0:
+            first, top = 0, padding
+        else:
+            x = self.rows(x, first * stride - padding, x.last)
+        if x.last == x.height:
+            last, bottom = height, padding
+        return x, top, bottom, {"height": height, "width": width, "first": first, "last": last}
+
+    def _shared(self, x: Blob, y: Blob) -> tuple[Blob, Blob]:
+        if (x.height, x.width) != (y.height, y.width):
+            raise _mismatch()
+        return self.rows(x, y.first, y.last), self.rows(y, x.first, x.last)
+
     def _with_weights(
-        self, kind: str, x: str, weight: FloatArray, bias: FloatArray | None, parameters: dict[int, Any]
-    ) -> str:
-        if weight.ndim != 4 or weight.shape[1] != self.channels(x) or weight.shape[2] != weight.shape[3]:
+        self,
+        kind: str,
+        x: Blob,
+        weight: FloatArray,
+        bias: FloatArray | None,
+        parameters: dict[int, Any],
+        shape: dict[str, int],
+    ) -> Blob:
+        if weight.ndim != 4 or weight.shape[1] != x.channels or weight.shape[2] != weight.shape[3]:
             raise _mismatch()
         outputs = len(weight)
         if bias is not None and bias.shape != (outputs,):
             raise _mismatch()
-        shape = {0: outputs, 1: weight.shape[2], 5: int(bias is not None), 6: weight.size}
+        sizes = {0: outputs, 1: weight.shape[2], 5: int(bias is not None), 6: weight.size}
         self._weights.append(_SINGLE + np.ascontiguousarray(weight, np.float32).tobytes())
         if bias is not None:
             self._weights.append(np.ascontiguousarray(bias, np.float32).tobytes())
-        return self._append(kind, (x,), shape | parameters, outputs)
+        return self._append(kind, (x,), sizes | parameters, shape | {"channels": outputs})
 
-    def _append(self, kind: str, inputs: tuple[str, ...], parameters: dict[int, Any], channels: int) -> str:
-        name = f"blob{len(self._layers)}"
+    def _append(
+        self, kind: str, inputs: tuple[Blob, ...], parameters: dict[int, Any], shape: dict[str, int] | None = None
+    ) -> Blob:
+        """Append a layer whose output is like its first input but for `shape`."""
+        output = replace(inputs[0], name=f"blob{len(self._layers)}", **(shape or {}))
         text = " ".join(f"{key}={value}" for key, value in parameters.items())
-        self._layers.append((kind, inputs, name, text))
-        self._channels[name] = channels
-        return name
+        self._layers.append((kind, tuple(blob.name for blob in inputs), output.name, text))
+        return output
+
+
+def bands(height: int, rows: int) -> list[tuple[int, int]]:
+    """Divide a height into bands of so many rows; the last may have fewer."""
+    return [(first, min(first + rows, height)) for first in range(0, height, rows)]
+
+
+def _extent(x: Blob) -> dict[str, int]:
+    return {"height": x.height, "width": x.width, "first": x.first, "last": x.last}
 
 
 def _mismatch() -> BundleError:
