@@ -257,6 +257,30 @@ class LiverMarginTest(ScriptedLoadableModuleTest):
         self.assertEqual(widget.segment_panel.ui.inputSelector.currentNode(), self.volume)
         self.assertEqual(parameters.device, "auto")
 
+    def test_what_is_trained_on_is_saved_with_the_scene_and_offered_where_it_applies(self):
+        """The Train panel's boxes, both ways, and in a scene that was closed and loaded."""
+        import tempfile
+
+        slicer.util.selectModule("LiverMargin")
+        widget = slicer.modules.LiverMarginWidget
+        widget.enter()
+        boxes = widget.train_panel.ui
+        self.assertFalse(boxes.withPhantomsCheck.enabled or boxes.dataWeightBox.enabled)
+        with tempfile.TemporaryDirectory() as folder:
+            widget.logic.getParameterNode().trainData = Path(folder)
+            self.assertTrue(boxes.withPhantomsCheck.enabled and boxes.dataWeightBox.enabled)
+            boxes.withPhantomsCheck.checked = True
+            boxes.dataWeightBox.value = 0.25
+            scene = str(Path(folder) / "scene.mrml")
+            slicer.util.saveScene(scene)
+            slicer.mrmlScene.Clear(0)
+            self.assertFalse(boxes.withPhantomsCheck.checked)
+            slicer.util.loadScene(scene)
+            _wait_for(lambda: boxes.withPhantomsCheck.checked)
+        parameters = widget.logic.getParameterNode()
+        self.assertEqual((parameters.trainWithPhantoms, parameters.trainDataWeight), (True, 0.25))
+        self.assertEqual(boxes.dataWeightBox.value, 0.25)
+
     def test_labels_go_into_the_scene_and_come_back_unchanged(self):
         """The bridge, with the application's own scene."""
         import numpy as np

@@ -27,8 +27,8 @@ class LiverMarginParameterNode:
         Whether the axial view shows the slice that has just come.
     exportSegmentation, exportFolder, exportName
         What the Export panel writes, where, and under which name.
-    trainData, trainLabel, trainPhantoms, trainModel, trainProfile, trainInitial, trainModality, trainDevice
-    trainEpochs, trainName, trainFolder
+    trainData, trainLabel, trainWithPhantoms, trainPhantoms, trainDataWeight, trainModel, trainProfile, trainInitial
+    trainModality, trainDevice, trainEpochs, trainName, trainFolder
         See `TrainSettings`.
     writeSegNrrd, writeNifti, writeNrrd, writeDicom, writeStl, writeObj, writePly, writeKitti, writeReport
         In which formats.
@@ -73,7 +73,9 @@ class LiverMarginParameterNode:
 
     trainData: pathlib.Path
     trainLabel: str = ""
+    trainWithPhantoms: bool = False
     trainPhantoms: Annotated[int, WithinRange(4, 10000)] = 40
+    trainDataWeight: Annotated[float, WithinRange(0.01, 1.0)] = 1.0
     trainModel: Annotated[str, Choice(["unet", "unet3d", "medformer", "dncnn-sr", "detectron2"])] = "unet"
     trainProfile: str = "robust"
     trainInitial: str = ""

@@ -14,6 +14,7 @@ from LiverMarginLib.errors import InputError
 from LiverMarginLib.events import Event, Metric
 from LiverMarginLib.jobs.dataset import CheckDatasetJob
 from LiverMarginLib.jobs.train import TrainJob
+from LiverMarginLib.training.profiles import weighs_slices
 from LiverMarginPanels.file_names import check_file_name
 from LiverMarginPanels.run_logic import RunLogic, Step
 from LiverMarginPanels.signals import Signal
@@ -40,8 +41,12 @@ class TrainSettings:
         A data set; empty to train on phantoms.
     label : str
         Value or name of the liver in its masks; empty where there is only one label.
+    with_phantoms : bool
+        Whether there are phantoms beside `data`.
     phantoms : int
-        How many, when `data` is empty.
+        How many, when `data` is empty or phantoms are wanted beside it.
+    data_weight : float
+        Share of the slices of `data` in the loss, above 0 and up to 1; see `weighs_data`.
     model, profile : str
         Keys of `LiverMarginLib.training.profiles.PROFILES`.
     modality : str
@@ -58,7 +63,9 @@ class TrainSettings:
     name: str
     data: str = ""
     label: str = ""
+    with_phantoms: bool = False
     phantoms: int = 40
+    data_weight: float = 1.0
     model: str = "unet"
     profile: str = "robust"
     modality: str = "CT"
@@ -81,6 +88,16 @@ class TrainSettings:
         """Whether a training of this name has begun already, and would be gone on with."""
         return (self.work / _CHECKPOINT).is_file()
 
+    @property
+    def makes_phantoms(self) -> bool:
+        """Whether phantoms are trained on."""
+        return self.with_phantoms or not self.data
+
+    @property
+    def weighs_data(self) -> bool:
+        """Whether there are slices that `data_weight` can be given to, and a network that heeds it."""
+        return bool(self.data) and weighs_slices(self.model)
+
     def job(self) -> TrainJob:
         """What the worker is asked for.
 
@@ -101,6 +118,8 @@ class TrainSettings:
             out=str(self.bundle),
             initial=self.initial or None,
             work=str(self.work),
+            with_phantoms=self.with_phantoms,
+            data_weight=self.data_weight if self.weighs_data else 1.0,
             phantoms=self.phantoms,
             validation_phantoms=max(2, self.phantoms // 8),
             settings=settings,

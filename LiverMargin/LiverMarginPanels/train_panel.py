@@ -90,15 +90,17 @@ class TrainPanel(RunPanel[TrainLogic]):
         """Enable what can be used now, and say why the rest cannot."""
         self._list_profiles()
         self._list_initial()
-        resumes = self._node is not None and self._settings().resumes
-        self._title = _("Resume") if resumes else _("Train")
+        settings = None if self._node is None else self._settings()
+        self._title = _("Resume") if settings is not None and settings.resumes else _("Train")
         super().refresh()
         ui, running, checking = self.ui, self.logic.running, self._check.running
         ui.settingsBox.enabled = not running and not checking
         ui.checkButton.text = _("Cancel the check") if checking else _("Check the data set")
-        has_data = self._node is not None and self._data() != ""
+        has_data = settings is not None and settings.data != ""
         ui.checkButton.enabled = checking or (has_data and not running)
-        ui.phantomsBox.enabled = not has_data
+        ui.withPhantomsCheck.enabled = has_data
+        ui.phantomsBox.enabled = settings is None or settings.makes_phantoms
+        ui.dataWeightBox.enabled = settings is not None and settings.weighs_data
         ui.curvesButton.enabled = self._curves is not None and self._curves.in_scene
         if running:
             ui.applyButton.text = _("Stop at once") if self._stopping else _("Stop")
@@ -142,7 +144,9 @@ class TrainPanel(RunPanel[TrainLogic]):
             name=node.trainName.strip(),
             data=self._data(),
             label=node.trainLabel.strip(),
+            with_phantoms=node.trainWithPhantoms,
             phantoms=node.trainPhantoms,
+            data_weight=node.trainDataWeight,
             model=node.trainModel,
             profile=self._profile(),
             modality=node.trainModality,

@@ -187,8 +187,10 @@ class TrainJob(DatasetJob):
     ) -> tuple[Source, Source | None]:
         """Make ready what is trained and validated on: slices, or whole volumes for a volumetric network."""
         from LiverMarginLib.training.data import JoinedSource
+        from LiverMarginLib.training.profiles import weighs_slices
 
-        if self.data_weight != 1 and (self.model != "unet" or not self.data or not 0 < self.data_weight < 1):
+        weighted = weighs_slices(self.model) and self.data
+        if self.data_weight != 1 and not (weighted and 0 < self.data_weight < 1):
             raise InputError("A weight of the data set lies between 0 and 1, and is for the model unet and --data.")
         if not self.data:
             return self._phantom_sources(config, cache, on_event, cancel)

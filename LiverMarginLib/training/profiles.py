@@ -390,3 +390,8 @@ def default_profile(model: str) -> str:
 def is_volumetric(model: str) -> bool:
     """Whether the network `model` learns from blocks of whole volumes instead of slices."""
     return model in _VOLUMETRIC
+
+
+def weighs_slices(model: str) -> bool:
+    """Whether the losses of the network `model` count the slices of a data set by its weight."""
+    return model == "unet"

@@ -55,9 +55,9 @@ def train_panel(stage: Stage, **parameters):
     clients = iter([stage.client, WorkerClient(lambda: stage.process, stage.clock.later)])
     panel = stage.panel("Train", lambda: next(clients), lambda: COMMAND, lambda: "", models.append)
     values = {
-        "trainData": ".", "trainLabel": "", "trainPhantoms": 16, "trainModel": "unet", "trainProfile": "robust",
-        "trainModality": "CT", "trainDevice": "cpu", "trainEpochs": 3, "trainName": "mine",
-        "trainInitial": "", "trainFolder": str(stage.runs.parent / "out"),
+        "trainData": ".", "trainLabel": "", "trainWithPhantoms": False, "trainPhantoms": 16, "trainDataWeight": 1.0,
+        "trainModel": "unet", "trainProfile": "robust", "trainInitial": "", "trainModality": "CT", "trainDevice": "cpu",
+        "trainEpochs": 3, "trainName": "mine", "trainFolder": str(stage.runs.parent / "out"),
     }  # fmt: skip
     node = Parameters(**(values | parameters))
     panel.set_parameter_node(node)
@@ -205,6 +205,34 @@ def test_the_profiles_are_those_of_the_network(stage):
     assert panel.ui.profileBox.items == list(PROFILES["dncnn-sr"])
     panel.ui.profileBox.emit("currentIndexChanged(int)", 1)
     assert node.trainProfile == list(PROFILES["dncnn-sr"])[1]
+
+
+def test_phantoms_are_trained_on_beside_a_data_set_whose_slices_count_less(stage):
+    panel, _node, _models = train_panel(stage, trainData="data", trainWithPhantoms=True, trainDataWeight=0.5)
+    assert panel.ui.withPhantomsCheck.enabled and panel.ui.phantomsBox.enabled and panel.ui.dataWeightBox.enabled
+    panel.ui.applyButton.click()
+    job = job_from_dict(stage.process.job)
+    assert (job.data, job.with_phantoms, job.data_weight) == ("data", True, 0.5)
+    assert (job.phantoms, job.validation_phantoms) == (16, 2)
+
+
+@pytest.mark.parametrize(
+    ("data", "beside", "model", "offered", "weight"),
+    [
+        ("data", True, "unet", {"withPhantomsCheck", "phantomsBox", "dataWeightBox"}, 0.5),
+        ("data", False, "unet", {"withPhantomsCheck", "dataWeightBox"}, 0.5),
+        ("data", True, "unet3d", {"withPhantomsCheck", "phantomsBox"}, 1.0),
+        ("data", True, "detectron2", {"withPhantomsCheck", "phantomsBox"}, 1.0),
+        (".", True, "unet", {"phantomsBox"}, 1.0),  # a weight from before the data set was taken away
+    ],
+)
+def test_what_a_training_cannot_heed_is_greyed_out_and_not_asked_for(stage, data, beside, model, offered, weight):
+    panel, node, _models = train_panel(stage, trainDataWeight=0.5)
+    node.trainData, node.trainWithPhantoms, node.trainModel = data, beside, model
+    node.changed()
+    boxes = ("withPhantomsCheck", "phantomsBox", "dataWeightBox")
+    assert {name for name in boxes if getattr(panel.ui, name).enabled} == offered
+    assert panel._settings().job().data_weight == weight
 
 
 def test_a_training_starts_from_a_model_of_the_same_kind_only(stage, tiny_model, tmp_path):
