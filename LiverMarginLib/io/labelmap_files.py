@@ -81,8 +81,10 @@ def write_image(
     with atomic_path(path, overwrite=overwrite) as temporary:
         try:
             sitk.WriteImage(image, str(temporary), useCompression=True)
+            del image  # makes room for what is read back
             written = sitk.ReadImage(str(temporary))  # named, because the view below does not keep it alive
-            complete = np.array_equal(sitk.GetArrayViewFromImage(written), array)
+            view = sitk.GetArrayViewFromImage(written)
+            complete = view.shape == array.shape and all(map(np.array_equal, view, array))
             reason = "read back differently"
         except RuntimeError as error:
             complete, reason = False, type(error).__name__
