@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from LiverMarginLib.errors import BundleError
 from LiverMarginLib.inference.segmenter import (
     Device,
     Precision,
@@ -19,7 +18,7 @@ from LiverMarginLib.inference.segmenter import (
 )
 from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.models.ensemble_architecture import Rule, check_member
-from LiverMarginLib.models.store import find_bundle
+from LiverMarginLib.models.store import find_needed
 from LiverMarginLib.preprocessing import FloatImage
 
 # A detector's box ends at the organ's edge or a little within it.
@@ -78,19 +77,7 @@ def load_ensemble(
     members: list[Segmenter] = []
     threshold = 0.5
     for wanted in bundle.manifest.parameters["members"]:
-        try:
-            member = find_bundle(wanted["name"], bundle.folder.parent)
-        except BundleError as error:
-            raise BundleError(
-                f"The model {bundle.manifest.name!r} needs the model {wanted['name']!r}, which cannot be used; put it "
-                "beside this one.",
-                error.message,
-            ) from error
-        if dict(member.manifest.weights) != dict(wanted["weights"]):
-            raise BundleError(
-                f"The model {wanted['name']!r} is not the one that {bundle.manifest.name!r} was made with; make the "
-                "ensemble again."
-            )
+        member = find_needed(bundle, wanted["name"], wanted["weights"])
         check_member(bundle.manifest, member.manifest)
         members.append(load_segmenter(member, device=device, runtime=runtime, threads=threads, precision=precision))
         threshold = member.manifest.mask_threshold

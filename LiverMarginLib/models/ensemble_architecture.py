@@ -65,8 +65,8 @@ def save_ensemble(
 ) -> Bundle:
     """Write a bundle that combines slice-wise models which see the same input.
 
-    The members themselves are not copied: they are found by their names, beside the ensemble first, and must have the
-    very weights that they have now.
+    The members themselves are not copied: they are found by their names and the weights that they have now, beside the
+    ensemble first.
 
     Parameters
     ----------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from LiverMarginLib.models.manifest import Manifest
 ENVIRONMENT_VARIABLE = "LIVERMARGIN_MODELS"
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+# A sentence that lists more of them is no longer read.
+_MOST_TOLD = 3
 
 
 @dataclass(frozen=True)
@@ -68,17 +71,44 @@ def model_folders(named: str | os.PathLike[str] | None = None) -> list[Path]:
     BundleError
         If `named` is not a folder.
     """
+    return list(_places(named))
+
+
+def _places(named: str | os.PathLike[str] | None) -> dict[Path, str]:
+    """`model_folders`, each with how `find_needed` calls it, for a path may name its user."""
     if named is not None and not Path(named).is_dir():
         raise BundleError(f"The model folder {os.fspath(named)} does not exist; name another.")
     variable = [Path(part) for part in os.environ.get(ENVIRONMENT_VARIABLE, "").split(os.pathsep) if part]
+    shipped = "among the models that come with LiverMargin"
     candidates = [
-        *([Path(named)] if named is not None else []),
-        *variable,
-        user_model_folder(),
-        _PACKAGE.parent / "Resources" / "Models",
-        _PACKAGE / "Resources" / "Models",
+        *([(Path(named), "beside it")] if named is not None else []),
+        *((folder, f"in {ENVIRONMENT_VARIABLE}") for folder in variable),
+        (user_model_folder(), "among your own models"),
+        (_PACKAGE.parent / "Resources" / "Models", shipped),
+        (_PACKAGE / "Resources" / "Models", shipped),
     ]
-    return [folder for folder in dict.fromkeys(candidates) if folder.is_dir()]
+    places: dict[Path, str] = {}
+    for folder, place in candidates:
+        if folder.is_dir():
+            places.setdefault(folder, place)
+    return places
+
+
+def _entries(parent: Path) -> Iterator[BundleEntry]:
+    """All bundles of a model folder, damaged ones with their problem, by the names of their folders."""
+    try:
+        folders = sorted(folder for folder in parent.iterdir() if (folder / MANIFEST_FILE).is_file())
+    except OSError:
+        return  # a folder that may not be read holds no models for this user
+    for folder in folders:
+        if folder.name.startswith("."):
+            continue  # a bundle that is just being written
+        try:
+            manifest = read_manifest(folder)
+        except LiverMarginError as error:
+            yield BundleEntry(folder.name, folder, None, error.message)
+        else:
+            yield BundleEntry(manifest.name, folder, manifest)
 
 
 def list_bundles(named: str | os.PathLike[str] | None = None) -> list[BundleEntry]:
@@ -88,18 +118,7 @@ def list_bundles(named: str | os.PathLike[str] | None = None) -> list[BundleEntr
     """
     found: dict[str, BundleEntry] = {}
     for parent in model_folders(named):
-        try:
-            folders = sorted(folder for folder in parent.iterdir() if (folder / MANIFEST_FILE).is_file())
-        except OSError:
-            continue  # a folder that may not be read holds no models for this user
-        for folder in folders:
-            if folder.name.startswith("."):
-                continue  # a bundle that is just being written
-            try:
-                manifest = read_manifest(folder)
-                entry = BundleEntry(manifest.name, folder, manifest)
-            except LiverMarginError as error:
-                entry = BundleEntry(folder.name, folder, None, error.message)
+        for entry in _entries(parent):
             if entry.name not in found or found[entry.name].manifest is None:
                 found[entry.name] = entry
     return sorted(found.values(), key=lambda entry: entry.name)
@@ -132,9 +151,59 @@ def find_bundle(name_or_path: str | os.PathLike[str], named: str | os.PathLike[s
     folder = Path(name_or_path)
     if folder.name == MANIFEST_FILE:
         folder = folder.parent
+    folder = folder.absolute()  # what a model needs is looked for beside it, also beside "."
     if folder.is_dir():
         return Bundle.load(folder)
     known = ", ".join(entry.name for entry in entries if entry.manifest is not None) or "none"
     raise BundleError(
         f"There is no model {os.fspath(name_or_path)!r}; known models: {known}; name one of them or a model's folder."
+    )
+
+
+def find_needed(owner: Bundle, name: str, weights: Mapping[str, str]) -> Bundle:
+    """Load the very bundle that another one was made with.
+
+    Bundles of the name with other weights are passed over, as are damaged ones. Descriptions decide which bundle has
+    the weights; only that one's files are read.
+
+    Parameters
+    ----------
+    owner : Bundle
+        The one that needs it. The folder in which it lies is searched first, then those of `model_folders`.
+    name : str
+    weights : mapping of str to str
+        sha256 of each weights file, as in `Manifest.weights`.
+
+    Returns
+    -------
+    Bundle
+        The first that has both, the name and the weights.
+
+    Raises
+    ------
+    BundleError
+        If there is none; the sentence says what of that name there is.
+    """
+    others: list[str] = []
+    problems: list[str] = []
+    for parent, place in _places(owner.folder.parent).items():
+        for entry in _entries(parent):
+            if entry.name != name:
+                continue
+            if entry.manifest is not None and dict(entry.manifest.weights) != dict(weights):
+                others.append(f"version {entry.manifest.version} with other weights {place}")
+                continue
+            try:
+                return Bundle.load(entry.folder)
+            except LiverMarginError as error:
+                others.append(f"one that cannot be used {place}")
+                problems.append(error.message)
+    needs = f"The model {owner.manifest.name!r} needs the model {name!r}"
+    if not others:
+        raise BundleError(f"{needs}, and there is none of that name; put it beside this one.")
+    told = [*others[:_MOST_TOLD], *([f"{len(others) - _MOST_TOLD} more"] if len(others) > _MOST_TOLD else [])]
+    raise BundleError(
+        f"{needs} with the weights that it was made with, and there is only {', '.join(told)}; put the right one "
+        f"beside it, or make {owner.manifest.name!r} again.",
+        " ".join(problems),
     )

@@ -67,11 +67,24 @@ def test_a_box_has_a_margin_and_stays_in_the_image() -> None:
 def test_a_member_that_was_changed_or_is_missing_is_said(tmp_path: Path, members: list[Bundle]) -> None:
     both = save_ensemble(tmp_path / "both", "both", members)
     save_bundle(members[1].folder, members[1].manifest, module=tiny_unet(7), overwrite=True)
-    with pytest.raises(BundleError, match="make the ensemble again"):
+    with pytest.raises(BundleError, match=r"'second' with .* other weights beside it; .* 'both' again"):
         load_segmenter(both, device="cpu")
     shutil.rmtree(members[1].folder)
     with pytest.raises(BundleError, match="put it beside this one"):
         load_segmenter(both, device="cpu")
+
+
+def test_a_stranger_of_a_members_name_beside_does_not_hide_the_member_in_the_users_store(
+    tmp_path: Path, members: list[Bundle], images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = save_ensemble(tmp_path / "both", "both", members)
+    expected = load_segmenter(both, device="cpu").predict(images)
+    monkeypatch.setattr("LiverMarginLib.models.store.user_model_folder", lambda: tmp_path / "store")
+    (tmp_path / "store").mkdir()
+    for member in members:
+        member.folder.rename(tmp_path / "store" / member.manifest.name)
+        save_bundle(member.folder, replace(member.manifest, version="2.0.0"), module=tiny_unet(7))
+    np.testing.assert_array_equal(load_segmenter(both, device="cpu").predict(images), expected)
 
 
 def test_models_that_see_different_inputs_are_not_combined(tmp_path: Path, members: list[Bundle]) -> None:

@@ -10,9 +10,9 @@ import pytest
 from model_tools import one_sentence, tiny_manifest
 
 from LiverMarginLib.errors import BundleError, LiverMarginError
-from LiverMarginLib.models import store
-from LiverMarginLib.models.bundle import write_bundle
-from LiverMarginLib.models.store import find_bundle, list_bundles
+from LiverMarginLib.models import bundle, store
+from LiverMarginLib.models.bundle import Bundle, write_bundle
+from LiverMarginLib.models.store import find_bundle, find_needed, list_bundles
 
 
 @pytest.fixture
@@ -57,6 +57,12 @@ def test_models_are_found_by_folder_and_by_their_description_file(places, folder
         assert find_bundle(path).manifest.name == "tiny"
 
 
+def test_a_model_that_is_named_by_a_dot_lies_where_it_lies(places, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    for path in (".", "model.json"):
+        assert find_bundle(path).folder.parent == folder.parent
+
+
 def test_an_unknown_model_is_refused_with_the_known_ones(places):
     with pytest.raises(BundleError, match="known models: none") as caught:
         find_bundle("unet")
@@ -83,6 +89,75 @@ def test_a_damaged_bundle_is_listed_with_its_problem_and_hides_no_other(places):
     assert one_sentence(entries["broken"].problem)
     with pytest.raises(LiverMarginError, match="JSON"):
         find_bundle("broken")
+
+
+@pytest.fixture
+def owner(tmp_path) -> Bundle:
+    """A bundle that needs another one."""
+    return write_bundle(tmp_path / "beside" / "owner", tiny_manifest(name="owner"), {"model.onnx": b"own"})
+
+
+def version(folder: Path, number: int, name: str = "member") -> Bundle:
+    """A version of the model that is needed, with weights of its own."""
+    manifest = tiny_manifest(name=name, version=f"{number}.0")
+    return write_bundle(folder / f"{name}-{number}", manifest, {"model.onnx": f"weights {number}".encode()})
+
+
+@pytest.mark.parametrize("place", ["first", "second", "user", "shipped", "pip"])
+def test_the_model_that_is_needed_is_found_behind_strangers_of_its_name(places, owner, place):
+    right = version(places[place], 2)
+    for nearer in [owner.folder.parent, *list(places.values())[1:]]:
+        version(nearer, 1)
+        version(nearer, 3)
+    assert find_needed(owner, "member", right.manifest.weights) == right
+
+
+def test_of_several_models_with_the_needed_weights_the_nearest_one_is_taken(places, owner):
+    version(places["shipped"], 2)
+    farther = version(places["user"], 2)
+    assert find_needed(owner, "member", farther.manifest.weights) == farther
+    nearer = version(owner.folder.parent, 2)
+    version(owner.folder.parent, 2, name="other")  # its weights, but not its name
+    assert find_needed(owner, "member", nearer.manifest.weights) == nearer
+
+
+def test_a_damaged_copy_does_not_hide_the_model_that_is_needed(places, owner):
+    right = version(places["user"], 2)
+    (version(owner.folder.parent, 2).folder / "model.onnx").write_bytes(b"changed")
+    unreadable = version(places["first"], 1).folder.rename(places["first"] / "member")
+    (unreadable / "model.json").write_text("{")
+    assert find_needed(owner, "member", right.manifest.weights) == right
+    shutil.rmtree(right.folder)
+    with pytest.raises(BundleError, match="cannot be used beside it, one that cannot be used in LIVERM") as caught:
+        find_needed(owner, "member", right.manifest.weights)
+    assert one_sentence(caught.value.message) and "sha256" in caught.value.details and "JSON" in caught.value.details
+
+
+def test_where_only_strangers_are_found_the_sentence_says_which_and_what_to_do(places, owner, tmp_path):
+    wanted = {"model.onnx": "0" * 64}
+    with pytest.raises(BundleError, match="'owner' needs the model 'member', and there is none of that name; put it"):
+        find_needed(owner, "member", wanted)
+    version(places["user"], 1)
+    with pytest.raises(BundleError, match=r"only version 1\.0 with other weights among your own models; put") as caught:
+        find_needed(owner, "member", wanted)
+    for nearer in (owner.folder.parent, places["first"], places["shipped"], places["pip"]):
+        version(nearer, 4)
+    with pytest.raises(BundleError) as caught:
+        find_needed(owner, "member", wanted)
+    message = caught.value.message
+    assert one_sentence(message) and str(tmp_path) not in message
+    told = ("version 4.0 with other weights beside it", "version 1.0 with other weights among your own models, 2 more;")
+    assert all(part in message for part in told) and "make 'owner' again" in message
+
+
+def test_strangers_are_told_apart_by_their_descriptions_and_no_file_of_theirs_is_hashed(places, owner, monkeypatch):
+    version(owner.folder.parent, 1)
+    right = version(places["user"], 2)
+    hashed = []
+    real = bundle.sha256_of
+    monkeypatch.setattr(bundle, "sha256_of", lambda path: hashed.append(path) or real(path))
+    find_needed(owner, "member", right.manifest.weights)
+    assert hashed == [right.folder / "model.onnx"]
 
 
 @pytest.mark.parametrize(
