@@ -26,6 +26,7 @@ from LiverMarginLib.errors import Cancelled, InputError, LiverMarginError
 from LiverMarginLib.events import CancelToken, CaseEnded, Notice, OnEvent, Progress
 from LiverMarginLib.io.atomic import atomic_path, write_error
 from LiverMarginLib.io.writers import formats as known_formats
+from LiverMarginLib.models.store import find_localiser
 from LiverMarginLib.plain_text import one_line
 
 if TYPE_CHECKING:
@@ -298,7 +299,7 @@ def _settings(job: BatchJob, bundles: tuple[Bundle, Bundle | None]) -> str:
     return settings_digest(
         {
             "version": LiverMarginLib.__version__,
-            "models": [None if bundle is None else _model(bundle) for bundle in bundles],
+            "models": [None if bundle is None else _descriptions(bundle) for bundle in bundles],
             "options": _options(job),
             "formats": sorted(job.formats),
             "label": job.label,
@@ -309,6 +310,14 @@ def _settings(job: BatchJob, bundles: tuple[Bundle, Bundle | None]) -> str:
 def _options(job: BatchJob) -> dict[str, Any]:
     """What was chosen besides the models, which are named by what they are and not by where they lie."""
     return {name: value for name, value in job.deciding_options().items() if name not in ("model", "denoise")}
+
+
+def _descriptions(bundle: Bundle) -> list[str]:
+    """All that a model says of itself, thresholds and members of an ensemble too, and what its localisers say."""
+    manifest = bundle.manifest
+    inputs = [manifest, *(manifest.seen_as(item.modality) for item in manifest.other_inputs)]
+    names = dict.fromkeys(one.localiser.model for one in inputs if one.localiser is not None)
+    return [manifest.to_json(), *(find_localiser(bundle, name).manifest.to_json() for name in names)]
 
 
 def _model(bundle: Bundle) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from LiverMarginLib.inference.stages import LOCALISING, SEGMENTING, Recorder
 from LiverMarginLib.inference.volumetric import Box, VolumetricResult, segment_blocks
 from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.models.manifest import Manifest
-from LiverMarginLib.models.store import find_bundle
+from LiverMarginLib.models.store import find_localiser
 from LiverMarginLib.volume import AxialView, LabelMap, Volume, axial_view
 
 
@@ -195,14 +195,7 @@ def load_model(
 
 
 def _load_localiser(bundle: Bundle, name: str, device: Device | str, threads: int | None) -> SegmentationModel:
-    try:
-        other = find_bundle(name, bundle.folder.parent)
-    except BundleError as error:
-        raise BundleError(
-            f"The model {bundle.manifest.name!r} needs the model {name!r} to find the organ first, which "
-            "cannot be used; put it beside this one.",
-            error.message,
-        ) from error
+    other = find_localiser(bundle, name)
     if other.manifest.localiser is not None:
         raise BundleError(f"The localiser {name!r} needs a localiser itself; choose another model.")
     return SegmentationModel(other, load_segmenter(other, device=device, threads=threads))

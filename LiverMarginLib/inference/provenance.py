@@ -25,11 +25,13 @@ def provenance(bundle: Bundle, segmenter: Segmenter) -> dict[str, Any]:
 
 
 def model_record(bundle: Bundle) -> dict[str, Any]:
-    """Return which model it was."""
+    """Return which model it was; an ensemble is what its members are."""
     manifest = bundle.manifest
+    members = manifest.parameters.get("members")
     return {
         "name": manifest.name,
         "version": manifest.version,
         "architecture": manifest.architecture,
         "sha256": dict(manifest.weights),
+        **({} if members is None else {"members": members}),
     }

@@ -207,3 +207,21 @@ def find_needed(owner: Bundle, name: str, weights: Mapping[str, str]) -> Bundle:
         f"beside it, or make {owner.manifest.name!r} again.",
         " ".join(problems),
     )
+
+
+def find_localiser(owner: Bundle, name: str) -> Bundle:
+    """Load the bundle that finds the organ for another one, which knows it by its name alone.
+
+    Raises
+    ------
+    BundleError
+        If there is none that can be used.
+    """
+    try:
+        return find_bundle(name, owner.folder.parent)
+    except BundleError as error:
+        raise BundleError(
+            f"The model {owner.manifest.name!r} needs the model {name!r} to find the organ first, which cannot be "
+            "used; put it beside this one.",
+            error.message,
+        ) from error

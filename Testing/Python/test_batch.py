@@ -162,6 +162,23 @@ def test_a_second_run_computes_nothing_that_is_there(ran, capsys):
     assert (ran.output.parent / "map.csv").read_text().count(PATIENT) == 4
 
 
+def test_a_model_of_the_same_weights_with_another_threshold_computes_again(tmp_path, tiny_model, capsys):
+    model = shutil.copytree(tiny_model.folder, tmp_path / "model")
+    write_volume(ct(SHAPE, seed=1), tmp_path / "data/a.nii.gz")
+    words = ["batch", str(tmp_path / "data"), "-o", str(tmp_path / "out"), "-m", str(model), "--device", "cpu"]
+
+    def computed() -> int:
+        assert main([*words, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)["computed"]
+
+    assert computed() == 1
+    description = json.loads((model / "model.json").read_text())
+    description["thresholds"]["mask"] = 0.625
+    (model / "model.json").write_text(json.dumps(description))
+    assert computed() == 1
+    assert computed() == 0
+
+
 def test_a_plan_names_cases_and_reasons_and_writes_nothing(cohort, tmp_path, capsys):
     shutil.copytree(cohort.folder.parent, tmp_path / "all")
     output = tmp_path / "all/out"
