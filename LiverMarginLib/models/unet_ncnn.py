@@ -8,8 +8,9 @@ from typing import Any
 from LiverMarginLib.errors import BundleError
 from LiverMarginLib.models.ncnn_graph import Blob, FloatArray, NcnnBuilder, NcnnNet, bands
 
-# Maps of more values than this, 4 MiB, are computed in bands of 1 MiB, which a core's cache holds.
-_LARGE, _BAND = 1 << 20, 1 << 18
+# Maps of more values than this, 4 MiB, are computed in bands of 384 KiB, which a core's cache holds with the tiles made
+# of them: 12 rows of 512 x 16 values, three tiles high.
+_LARGE, _BAND = 1 << 20, 12 * 512 * 16
 # What two convolutions of 3 x 3 take from the neighbours of a band.
 _HALO = 2
 
@@ -58,13 +59,15 @@ class _Writer:
         if step < 0:
             return self._end(self._block(x, f"encoder.{depth}", depth), depth)
         parts = _bands(x, self._widths[depth])
-        # What the way up needs around a band, for its two convolutions of 3 x 3, is computed on the way down.
-        skips = [self._block(net.rows(x, a - 2 * _HALO, b + 2 * _HALO), f"encoder.{depth}", depth) for a, b in parts]
+        wider = [self._block(net.rows(x, a - _HALO, b + _HALO), f"encoder.{depth}", depth) for a, b in parts]
+        skips = [net.rows(band, a, b) for band, (a, b) in zip(wider, parts, strict=True)]
         pooled = [net.max_pool(net.rows(skip, a, b), 2, 2) for skip, (a, b) in zip(skips, parts, strict=True)]
         below = self._level(net.stack(pooled), depth + 1)
         weight, bias = self._take(f"upsample.{step}", self._widths[depth], 2, axis=1)
         found = []
-        for skip, (a, b) in zip(skips, parts, strict=True):
+        for n, (a, b) in enumerate(parts):
+            near = skips[max(n - 1, 0) : n + 2]  # the band and its neighbours
+            skip = net.stack([net.rows(band, a - _HALO, b + _HALO) for band in near])
             up = net.transposed(net.rows(below, (a - _HALO) // 2, (b + _HALO) // 2), weight, bias, stride=2)
             y = self._block(net.concat(up, skip), f"decoder.{step}", depth)
             found.append(self._end(net.rows(y, a, b), depth))
