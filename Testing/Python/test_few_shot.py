@@ -277,6 +277,7 @@ def test_instance_normalisation_is_a_choice_and_batch_normalisation_stays_the_pu
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)  # two trainings of 250 steps
 def test_the_learning_curve_on_phantoms_rises_with_the_number_of_subjects(tmp_path, capsys):
     words = ["fewshot", "-o", str(tmp_path / "out"), "--small", "--subjects", "1", "8", "--steps", "250", "--json"]
     assert main([*words, "--device", "cpu", "--threads", "2"]) == 0
