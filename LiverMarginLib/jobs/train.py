@@ -173,8 +173,11 @@ class TrainJob(DatasetJob):
         if not is_volumetric(self.model):
             if self.target is not None:
                 raise InputError(f"What is learnt can be chosen for volumetric networks, which {self.model} is not.")
-            if modality is not Modality.CT and not self.data:
-                raise InputError(f"The network {self.model} learns from CT phantoms alone; give MR images by --data.")
+            if modality is not Modality.CT and (self.with_phantoms or not self.data):
+                raise InputError(
+                    f"The network {self.model} learns from phantoms of CT alone; give MR images by "
+                    "--data, without phantoms."
+                )
             return config
         if self.target is not None:
             if self.target not in list(Target):

@@ -129,6 +129,14 @@ def test_phantoms_join_a_data_set_whose_drawn_labels_count_less(tmp_path: Path) 
             replace(job, **wrong).sources(job.config(), tmp_path / "cache", ignore, CancelToken())
 
 
+@pytest.mark.parametrize(("data", "with_phantoms"), [("", False), ("scans", True)])
+def test_a_slice_wise_network_for_mr_gets_no_phantoms_of_ct(data: str, with_phantoms: bool) -> None:
+    job = TrainJob(model="unet", modality="MR", data=data, with_phantoms=with_phantoms)
+    with pytest.raises(InputError, match="phantoms of CT alone"):
+        job.config()
+    assert replace(job, data="scans", with_phantoms=False).config()
+
+
 def test_a_phantom_that_was_not_made_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="missing from the cache"):
         PhantomSource([1], TINY, tmp_path).read(0)
