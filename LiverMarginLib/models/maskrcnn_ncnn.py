@@ -13,7 +13,6 @@ from LiverMarginLib.models.maskrcnn import Conv, MaskHead, MaskRCNN
 from LiverMarginLib.models.maskrcnn_spec import ASPECT_RATIOS
 from LiverMarginLib.models.maskrcnn_torch import MaskRCNNSegmentation
 from LiverMarginLib.models.ncnn_graph import Blob, FloatArray, NcnnBuilder, NcnnNet, bands
-from LiverMarginLib.models.roi_align import channels_last
 
 # Of the proposals' head: 32 rows of the finest level, 128 pixels wide, are 4 MiB, and the tiles made of them 9.
 _ROWS = 32
@@ -43,7 +42,7 @@ class NcnnMaskRCNN(MaskRCNNSegmentation):
         del self.backbone, self.proposal_generator, self.roi_heads.box_head, self.roi_heads.box_predictor
 
     def trunk(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """See `MaskRCNN.trunk`; without p6, which only the proposals need, and with the channels last in memory."""
+        """See `MaskRCNN.trunk`; without p6, which only the proposals need."""
         scaled = ((images - self.spec.pixel_mean) / self.spec.pixel_std).contiguous().numpy()
         found = [self._trunk_net(image) for image in scaled]
         maps = [_stacked(parts) for parts in zip(*found, strict=True)]
@@ -51,7 +50,7 @@ class NcnnMaskRCNN(MaskRCNNSegmentation):
         anchors = len(ASPECT_RATIOS)
         logits = [values[..., :anchors].flatten(1) for values in judged]
         deltas = [values[..., anchors : 5 * anchors].flatten(1).unflatten(1, (-1, 4)) for values in judged]
-        return [channels_last(one) for one in maps[:4]], logits, deltas
+        return maps[:4], logits, deltas
 
     def judge(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """See `MaskRCNNSegmentation.judge`; takes the boxes as they lie in memory, with their channels last."""

@@ -23,7 +23,7 @@ from LiverMarginLib.models.maskrcnn_spec import (
     MAX_LOG_GROWTH,
     MaskRCNNSpec,
 )
-from LiverMarginLib.models.roi_align import roi_align_rows
+from LiverMarginLib.models.roi_align import channels_last, roi_align_rows
 
 try:
     from torchvision.ops import nms, roi_align
@@ -84,6 +84,8 @@ class MaskRCNNSegmentation(MaskRCNN):
         """Find the instances of at least a score in images (n, 1, size, size), image by image, best first."""
         spec = self.spec
         features, logits, deltas = self.trunk(images)
+        if images.device.type == "cpu":  # boxes are pooled portion by portion there, the maps are transposed once
+            features = [channels_last(one) for one in features]
         boxes, image = self._propose(logits, deltas)
         scores, correction = self._judge_boxes(features[:4], boxes, image)
         boxes = _decode(boxes, correction, BOX_REGRESSION_WEIGHTS, spec.size)

@@ -139,8 +139,8 @@ class NcnnBuilder:
         swapped = weight.swapaxes(0, 1) if weight.ndim == 4 else weight
         if swapped.shape[-1] != stride:
             raise _mismatch()
-        shape = {key: value * stride for key, value in _extent(x).items()}
-        return self._with_weights("Deconvolution", x, swapped, bias, {3: stride, 9: int(relu)}, shape)
+        parameters = {3: stride, 9: int(relu)}
+        return self._with_weights("Deconvolution", x, swapped, bias, parameters, _enlarged(x, stride))
 
     def dense(self, x: Blob, weight: FloatArray, bias: FloatArray, *, relu: bool = False) -> Blob:
         """Append a fully connected layer with weights (outputs, inputs) on each row of a matrix (rows, inputs)."""
@@ -166,7 +166,7 @@ class NcnnBuilder:
 
     def double(self, x: Blob) -> Blob:
         """Append an enlargement by two that repeats each value."""
-        return self._append("Interp", (x,), {0: 1, 1: "2.0", 2: "2.0"}, {k: 2 * v for k, v in _extent(x).items()})
+        return self._append("Interp", (x,), {0: 1, 1: "2.0", 2: "2.0"}, _enlarged(x, 2))
 
     def add(self, x: Blob, y: Blob, *, relu: bool = False) -> Blob:
         """Append a sum of the rows that two blobs of equal shape share, and a ReLU if asked for."""
@@ -277,8 +277,8 @@ def bands(height: int, rows: int) -> list[tuple[int, int]]:
     return [(first, min(first + rows, height)) for first in range(0, height, rows)]
 
 
-def _extent(x: Blob) -> dict[str, int]:
-    return {"height": x.height, "width": x.width, "first": x.first, "last": x.last}
+def _enlarged(x: Blob, times: int) -> dict[str, int]:
+    return {key: getattr(x, key) * times for key in ("height", "width", "first", "last")}
 
 
 def _mismatch() -> BundleError:

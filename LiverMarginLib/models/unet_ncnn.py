@@ -59,10 +59,11 @@ class _Writer:
         if step < 0:
             return self._end(self._block(x, f"encoder.{depth}", depth), depth)
         parts = _bands(x, self._widths[depth])
-        wider = [self._block(net.rows(x, a - _HALO, b + _HALO), f"encoder.{depth}", depth) for a, b in parts]
-        skips = [net.rows(band, a, b) for band, (a, b) in zip(wider, parts, strict=True)]
-        pooled = [net.max_pool(net.rows(skip, a, b), 2, 2) for skip, (a, b) in zip(skips, parts, strict=True)]
-        below = self._level(net.stack(pooled), depth + 1)
+        skips = []
+        for a, b in parts:
+            y = self._block(net.rows(x, a - _HALO, b + _HALO), f"encoder.{depth}", depth)
+            skips.append(net.rows(y, a, b))
+        below = self._level(net.stack([net.max_pool(skip, 2, 2) for skip in skips]), depth + 1)
         weight, bias = self._take(f"upsample.{step}", self._widths[depth], 2, axis=1)
         found = []
         for n, (a, b) in enumerate(parts):
