@@ -84,7 +84,7 @@ class NcnnNet:
 
 @dataclass(frozen=True)
 class Blob:
-    """A feature map, or some of its rows: what a layer takes and gives.
+    """A feature map, or some of its rows and columns: what a layer takes and gives.
 
     Attributes
     ----------
@@ -94,6 +94,8 @@ class Blob:
         Of the whole map.
     first, last : int
         Which of its rows these are; `last` is not among them.
+    left, right : int
+        Which of its columns these are; `right` is not among them.
     """
 
     name: str
@@ -102,14 +104,17 @@ class Blob:
     width: int
     first: int
     last: int
+    left: int
+    right: int
 
 
 class NcnnBuilder:
     """Collects layers; every method that makes a blob returns it.
 
-    Layers may be given some rows of a map (`rows`): they return those rows of the result that can be computed from
-    them, so that maps that are too large for the processor's caches can be computed band by band (`bands`, `stack`).
-    The edge of the map is padded, the edge of a band is not: what comes out is the same either way.
+    Layers may be given a part of a map (`part`, `rows`): they return that part of the result that can be computed from
+    it, so that maps that are too large for the processor's caches can be computed band by band (`bands`, `stack`), and
+    where much of a map is known beforehand only the rest of it (`gather`). The edge of the map is padded, the edge of
+    a part is not: what comes out is the same either way.
 
     Parameters
     ----------
@@ -120,14 +125,14 @@ class NcnnBuilder:
     def __init__(self, channels: int, height: int, width: int) -> None:
         self._layers: list[tuple[str, tuple[str, ...], str, str]] = [("Input", (), "image", "")]
         self._weights: list[bytes] = []
-        self.image = Blob("image", channels, height, width, 0, height)
+        self.image = Blob("image", channels, height, width, 0, height, 0, width)
 
     def convolution(
         self, x: Blob, weight: FloatArray, bias: FloatArray | None, *, stride: int = 1, padding: int, relu: bool = False
     ) -> Blob:
         """Append a convolution with weights (outputs, inputs, k, k), and a ReLU if asked for."""
-        x, top, bottom, shape = self._slide(x, weight.shape[-1], stride, padding)
-        parameters = {3: stride, 4: padding, 14: top, 16: bottom, 9: int(relu)}
+        x, (top, bottom, left, right), shape = self._slide(x, weight.shape[-1], stride, padding)
+        parameters = {3: stride, 4: left, 15: right, 14: top, 16: bottom, 9: int(relu)}
         if x.channels < _ENOUGH_FOR_WINOGRAD:
             parameters[31] = _NO_WINOGRAD
         return self._with_weights("Convolution", x, weight, bias, parameters, shape)
@@ -156,13 +161,14 @@ class NcnnBuilder:
             9: inputs,
             10: 4,
         }  # x times transposed weights, plus a row of biases
-        y = self._append("Gemm", (x,), parameters, {"width": outputs})
+        y = self._append("Gemm", (x,), parameters, {"width": outputs, "right": outputs})
         return self._append("ReLU", (y,), {}) if relu else y
 
     def max_pool(self, x: Blob, kernel: int, stride: int, padding: int = 0) -> Blob:
         """Append max-pooling, which drops what is left at the ends."""
-        x, top, bottom, shape = self._slide(x, kernel, stride, padding)
-        return self._append("Pooling", (x,), {0: 0, 1: kernel, 2: stride, 3: padding, 13: top, 15: bottom, 5: 1}, shape)
+        x, (top, bottom, left, right), shape = self._slide(x, kernel, stride, padding)
+        parameters = {0: 0, 1: kernel, 2: stride, 3: left, 14: right, 13: top, 15: bottom, 5: 1}
+        return self._append("Pooling", (x,), parameters, shape)
 
     def double(self, x: Blob) -> Blob:
         """Append an enlargement by two that repeats each value."""
@@ -183,13 +189,19 @@ class NcnnBuilder:
         """Append a sigmoid."""
         return self._append("Sigmoid", (x,), {})
 
+    def part(self, x: Blob, first: int, last: int, left: int, right: int) -> Blob:
+        """Append rows and columns of a map, as far as `x` has them; `last` and `right` are not among them."""
+        first, last = max(first, x.first), min(last, x.last)
+        left, right = max(left, x.left), min(right, x.right)
+        if (first, last, left, right) == (x.first, x.last, x.left, x.right):
+            return x
+        begins, ends = f"2,{first - x.first},{left - x.left}", f"2,{last - x.first},{right - x.left}"
+        shape = {"first": first, "last": last, "left": left, "right": right}
+        return self._append("Crop", (x,), {-23309: begins, -23310: ends, -23311: "2,1,2"}, shape)
+
     def rows(self, x: Blob, first: int, last: int) -> Blob:
         """Append the rows `first` to `last` (not among them) of a map, as far as `x` has them."""
-        first, last = max(first, x.first), min(last, x.last)
-        if (first, last) == (x.first, x.last):
-            return x
-        ends = {-23309: f"1,{first - x.first}", -23310: f"1,{last - x.first}", -23311: "1,1"}
-        return self._append("Crop", (x,), ends, {"first": first, "last": last})
+        return self.part(x, first, last, x.left, x.right)
 
     def stack(self, bands: Sequence[Blob]) -> Blob:
         """Append the map that bands make, from its first row to its last.
@@ -197,13 +209,53 @@ class NcnnBuilder:
         Raises
         ------
         ValueError
-            If one does not begin where the one before ends.
+            If one does not begin where the one before ends, or has other columns.
         """
-        if any(upper.last != lower.first for upper, lower in pairwise(bands)):
+        if any(upper.last != lower.first or _columns(upper) != _columns(lower) for upper, lower in pairwise(bands)):
             raise ValueError("bands must follow each other")
-        if len(bands) == 1:
-            return bands[0]
-        return self._append("Concat", tuple(bands), {0: 1}, {"first": bands[0].first, "last": bands[-1].last})
+        return self._join(bands, 1, {"first": bands[0].first, "last": bands[-1].last})
+
+    def gather(
+        self, parts: Sequence[Blob], first: int, last: int, left: int, right: int, *, around: FloatArray | None
+    ) -> Blob:
+        """Append rows and columns of a map of which there are parts, one below the other.
+
+        Parameters
+        ----------
+        parts : sequence of Blob
+        first, last, left, right : int
+            What is wanted; what lies beyond the map is not.
+        around : ndarray of float32, shape (channels, h, w)
+            What the map is where there is no part; not needed if there is one everywhere.
+        """
+        one = parts[0]
+        first, last, left, right = max(first, 0), min(last, one.height), max(left, 0), min(right, one.width)
+        rows, end = [], first
+        for part in parts:
+            top, bottom = max(first, part.first), min(last, part.last)
+            if top < bottom and max(left, part.left) < min(right, part.right):
+                rows += self._constant(around, end, top, left, right, one)
+                middle = self.part(part, top, bottom, left, right)
+                before = self._constant(around, top, bottom, left, middle.left, one)
+                after = self._constant(around, top, bottom, middle.right, right, one)
+                rows.append(self._join([*before, middle, *after], 2, {"left": left, "right": right}))
+                end = bottom
+        return self.stack([*rows, *self._constant(around, end, last, left, right, one)])
+
+    def _constant(
+        self, values: FloatArray | None, first: int, last: int, left: int, right: int, like: Blob
+    ) -> list[Blob]:
+        """Append rows and columns of a map that are known, if there are any."""
+        if first >= last or left >= right:
+            return []
+        assert values is not None
+        self._weights.append(np.ascontiguousarray(values[:, first:last, left:right], np.float32).tobytes())
+        parameters = {0: right - left, 1: last - first, 2: like.channels, 21: 1}
+        shape = {"first": first, "last": last, "left": left, "right": right}
+        return [self._append("MemoryData", (), parameters, shape, like)]
+
+    def _join(self, blobs: Sequence[Blob], axis: int, shape: dict[str, int]) -> Blob:
+        return blobs[0] if len(blobs) == 1 else self._append("Concat", tuple(blobs), {0: axis}, shape)
 
     def finish(self, outputs: Sequence[Blob], threads: int) -> NcnnNet:
         """Return the network that gives `outputs`, whose blobs may be used by other layers too, by so many threads."""
@@ -224,23 +276,21 @@ class NcnnBuilder:
         text = "\n".join([_MAGIC, f"{len(lines)} {blobs}", *(" ".join(line) for line in lines)]) + "\n"
         return NcnnNet(text, b"".join(self._weights), named, threads)
 
-    def _slide(self, x: Blob, kernel: int, stride: int, padding: int) -> tuple[Blob, int, int, dict[str, int]]:
-        """Return where a window that slides over the rows begins, what pads it above and below, and what it gives."""
-        height, width = ((side + 2 * padding - kernel) // stride + 1 for side in (x.height, x.width))
-        first, last = -(-(x.first + padding) // stride), (x.last + padding - kernel) // stride + 1
-        top, bottom = 0, 0
-        if x.first == 0:
-            first, top = 0, padding
-        else:
-            x = self.rows(x, first * stride - padding, x.last)
-        if x.last == x.height:
-            last, bottom = height, padding
-        return x, top, bottom, {"height": height, "width": width, "first": first, "last": last}
+    def _slide(
+        self, x: Blob, kernel: int, stride: int, padding: int
+    ) -> tuple[Blob, tuple[int, int, int, int], dict[str, int]]:
+        """Return where a window slides, what pads it (above, below, left, right), and what it gives."""
+        down = _Slide.along(x.first, x.last, x.height, kernel, stride, padding)
+        across = _Slide.along(x.left, x.right, x.width, kernel, stride, padding)
+        x = self.part(x, down.begin, x.last, across.begin, x.right)
+        shape = {"height": down.side, "width": across.side, "first": down.first, "last": down.last}
+        shape |= {"left": across.first, "right": across.last}
+        return x, (down.before, down.after, across.before, across.after), shape
 
     def _shared(self, x: Blob, y: Blob) -> tuple[Blob, Blob]:
         if (x.height, x.width) != (y.height, y.width):
             raise _mismatch()
-        return self.rows(x, y.first, y.last), self.rows(y, x.first, x.last)
+        return self.part(x, y.first, y.last, y.left, y.right), self.part(y, x.first, x.last, x.left, x.right)
 
     def _with_weights(
         self,
@@ -263,10 +313,15 @@ class NcnnBuilder:
         return self._append(kind, (x,), sizes | parameters, shape | {"channels": outputs})
 
     def _append(
-        self, kind: str, inputs: tuple[Blob, ...], parameters: dict[int, Any], shape: dict[str, int] | None = None
+        self,
+        kind: str,
+        inputs: tuple[Blob, ...],
+        parameters: dict[int, Any],
+        shape: dict[str, int] | None = None,
+        like: Blob | None = None,
     ) -> Blob:
-        """Append a layer whose output is like its first input but for `shape`."""
-        output = replace(inputs[0], name=f"blob{len(self._layers)}", **(shape or {}))
+        """Append a layer whose output is like its first input, or `like` another, but for `shape`."""
+        output = replace(like or inputs[0], name=f"blob{len(self._layers)}", **(shape or {}))
         text = " ".join(f"{key}={value}" for key, value in parameters.items())
         self._layers.append((kind, tuple(blob.name for blob in inputs), output.name, text))
         return output
@@ -277,8 +332,33 @@ def bands(height: int, rows: int) -> list[tuple[int, int]]:
     return [(first, min(first + rows, height)) for first in range(0, height, rows)]
 
 
+@dataclass(frozen=True)
+class _Slide:
+    """A window along one axis: the first sample it needs, what pads the ends, which outputs of how many it gives."""
+
+    begin: int
+    before: int
+    after: int
+    first: int
+    last: int
+    side: int
+
+    @classmethod
+    def along(cls, first: int, last: int, side: int, kernel: int, stride: int, padding: int) -> _Slide:
+        outputs = (side + 2 * padding - kernel) // stride + 1
+        at_start, at_end = first == 0, last == side
+        begin = 0 if at_start else -(-(first + padding) // stride)
+        end = outputs if at_end else (last + padding - kernel) // stride + 1
+        needed = 0 if at_start else begin * stride - padding
+        return cls(needed, padding * at_start, padding * at_end, begin, end, outputs)
+
+
+def _columns(x: Blob) -> tuple[int, int]:
+    return x.left, x.right
+
+
 def _enlarged(x: Blob, times: int) -> dict[str, int]:
-    return {key: getattr(x, key) * times for key in ("height", "width", "first", "last")}
+    return {key: getattr(x, key) * times for key in ("height", "width", "first", "last", "left", "right")}
 
 
 def _mismatch() -> BundleError:

@@ -12,6 +12,7 @@ from LiverMarginLib.errors import BundleError
 from LiverMarginLib.models import unet_ncnn
 from LiverMarginLib.models.maskrcnn import MaskRCNN
 from LiverMarginLib.models.ncnn_graph import Blob, NcnnBuilder, bands
+from LiverMarginLib.models.row_spans import RowSpans
 from LiverMarginLib.models.unet import UNet
 
 pytest.importorskip("ncnn", reason="ncnn is not installed (livermargin[fast])")
@@ -106,6 +107,53 @@ def test_a_unet_in_bands_gives_what_torch_gives_on_the_whole(size, monkeypatch):
     state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     found = unet_ncnn.build_unet({"widths": [8, 16, 16, 8]}, state, size)(image[0].numpy())[0]
     np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert expected.std() > 0.01
+
+
+def regions(height, width):
+    """Regions as bodies and tables make them, and as nothing should."""
+    y, x = np.mgrid[:height, :width]
+    ellipse = ((y - 0.4 * height) / (0.3 * height)) ** 2 + ((x - 0.45 * width) / (0.35 * width)) ** 2 < 1
+    table = (y == height - 3) & (x > width // 3) & (x < width // 2)
+    dot, empty = np.zeros((2, height, width), bool)
+    dot[height // 2, width // 2 + 1] = True
+    corners = empty.copy()
+    corners[0, 0] = corners[-1, -1] = True
+    noise = np.random.default_rng(1).random((height, width)) < 0.02
+    return {
+        "a body": ellipse,
+        "a body on a table": ellipse | table,
+        "one pixel": dot,
+        "two corners": corners,
+        "a column": x == 5,
+        "the last rows": y >= height - 5,
+        "noise": noise,
+        "everything": ~empty,
+    }
+
+
+@pytest.mark.parametrize("kind", list(regions(16, 16)))
+@pytest.mark.parametrize("size", [(64, 96), (96, 64), (160, 160)])
+@pytest.mark.parametrize("dark", [0.0, -0.7])
+def test_a_unet_for_a_region_gives_what_torch_gives_of_whole_slices(kind, size, dark, monkeypatch):
+    monkeypatch.setattr(unet_ncnn, "_LARGE_IN_REGION", 64 * 48 * 8)  # the deeper levels are computed at once
+    monkeypatch.setattr(unet_ncnn, "_ROWS_IN_REGION", 8)
+    torch.manual_seed(0)
+    network = UNet(in_channels=2, classes=2, widths=(8, 16, 16, 8)).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 1:
+                parameter.uniform_(-0.2, 0.2)  # air is not 0 in the maps then
+    region = regions(*size)[kind]
+    images = np.where(region, np.random.default_rng(0).random((3, 2, *size)), dark).astype(np.float32)
+    with torch.no_grad():
+        expected = torch.sigmoid(network(torch.from_numpy(images))).numpy()
+    state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    parameters = {"in_channels": 2, "classes": 2, "widths": [8, 16, 16, 8]}
+    net = unet_ncnn.build_unet_within(region, np.full(size, dark, np.float32), parameters, state)
+    inside = RowSpans.of(region).mask()
+    for image, probabilities in zip(images, expected, strict=True):
+        np.testing.assert_allclose(net(image)[0][:, inside], probabilities[:, inside], atol=2e-6)
     assert expected.std() > 0.01
 
 
