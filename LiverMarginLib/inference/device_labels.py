@@ -33,6 +33,8 @@ class DeviceLabels:
     scale : Scale
     fit : InPlaneFit
     labelling : Labelling
+    dark : ndarray of float32, shape (network h, network w)
+        See `SliceInputs.dark`.
     device : str
     """
 
@@ -42,11 +44,13 @@ class DeviceLabels:
         scale: Scale,
         fit: InPlaneFit,
         labelling: Labelling,
+        dark: npt.NDArray[np.float32],
         device: str,
     ) -> None:
         self._network = network
         self._scale = scale
         self._labelling = labelling
+        self._dark = torch.from_numpy(dark).to(device)
         self._to = _resampling(fit.to_rows, fit.to_columns, device)
         self._back = _resampling(fit.from_rows, fit.from_columns, device)
         self._values = torch.from_numpy(labelling.values).to(device)
@@ -69,9 +73,10 @@ class DeviceLabels:
             To be read by `Packing.read`.
         """
         units = self._to(scaled(voxels, self._scale))
-        probabilities = self._network(units[:, None] if channels is None else units[channels])
+        inputs = units[:, None] if channels is None else units[channels]
+        probabilities = self._network(inputs)
         wrong = (~probabilities.isfinite()).sum(dim=(1, 2, 3), dtype=torch.float64)
-        probabilities = self._back(probabilities)
+        probabilities = self._back(probabilities * self._body(inputs))
         labels = self._label(probabilities)
         inside = labels > 0
         something = probabilities.sum(1) if self._labelling.exclusive else probabilities.amax(1)
@@ -79,6 +84,14 @@ class DeviceLabels:
         facts = torch.stack((inside.sum(dim=(1, 2), dtype=torch.float64), total, wrong), dim=1)
         payload = self._packed_bits(inside) if self.packing.single else labels.flatten(1)
         return torch.cat((facts.view(torch.uint8), payload), dim=1)
+
+    def _body(self, inputs: Tensor) -> Tensor:
+        """See `SliceInputs.body`; what the device makes of dark pixels differs in its last digits where it is not 0."""
+        bright = (inputs != self._dark).any(1, keepdim=True).to(torch.uint8)
+        width = bright.shape[-1]
+        columns = torch.arange(width, device=bright.device)
+        first, last = bright.argmax(-1, keepdim=True), width - bright.flip(-1).argmax(-1, keepdim=True)
+        return (columns >= first) & (columns < last) & (bright.amax(-1, keepdim=True) > 0)
 
     def _label(self, probabilities: Tensor) -> Tensor:
         """See `Labelling.__call__`; shape (n, classes, h, w) to (n, h, w)."""

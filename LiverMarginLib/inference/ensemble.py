@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from LiverMarginLib.inference.segmenter import (
@@ -12,6 +13,7 @@ from LiverMarginLib.inference.segmenter import (
     Precision,
     Runtime,
     Segmenter,
+    confined,
     images_side_by_side,
     load_segmenter,
     precision_of,
@@ -46,6 +48,11 @@ class EnsembleSegmenter:
         self.workers = max(images_side_by_side(member) for member in members)
         self.runtime = " + ".join(dict.fromkeys(member.runtime for member in members))
         self.precision = " + ".join(dict.fromkeys(map(precision_of, members)))
+
+    def confined(self, region: npt.NDArray[np.bool_], dark: FloatImage) -> EnsembleSegmenter:
+        """See `Confinable`."""
+        members = [confined(member, region, dark) for member in self._members]
+        return EnsembleSegmenter(members, self._rule, self._threshold)
 
     def predict(self, batch: FloatImage) -> FloatImage:
         """See `Segmenter.predict`."""

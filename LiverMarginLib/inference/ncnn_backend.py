@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import math
 from collections.abc import Callable
@@ -16,8 +17,13 @@ from LiverMarginLib.inference.devices import available_threads
 from LiverMarginLib.inference.memory import is_out_of_memory
 from LiverMarginLib.models.bundle import Bundle
 from LiverMarginLib.models.manifest import SAFETENSORS_FILE
+from LiverMarginLib.models.row_spans import RowSpans
+from LiverMarginLib.models.unet_ncnn import build_unet, build_unet_within
 
 FloatArray = npt.NDArray[np.float32]
+
+# A network for a region that is nearly the whole slice is no quicker than the one for whole slices.
+_SMALL_ENOUGH = 0.9
 
 # Which architectures have been written for ncnn, and what each needs.
 _NEEDS = {
@@ -43,8 +49,8 @@ class NcnnSegmenter:
         self._manifest = bundle.manifest
         threads = threads or available_threads()
         self._crew = Crew(threads)
-        load = _load_unet if bundle.manifest.architecture == "unet" else _load_mask_rcnn
-        self._predict = load(bundle, threads // self._crew.size)
+        load = _UNet if bundle.manifest.architecture == "unet" else _load_mask_rcnn
+        self._predict: _Predict = load(bundle, threads // self._crew.size)
         self.device = "cpu"
         self.runtime = f"ncnn {ncnn.__version__}"
         self.input_size = bundle.manifest.input_size
@@ -54,6 +60,15 @@ class NcnnSegmenter:
     def workers(self) -> int:
         """See `images_side_by_side`."""
         return self._crew.size
+
+    def confined(self, region: npt.NDArray[np.bool_], dark: FloatArray) -> NcnnSegmenter:
+        """See `Confinable`: a U-Net gains by it, if there is air enough and anything else."""
+        share = RowSpans.of(region).mask().mean()
+        if not isinstance(self._predict, _UNet) or not 0 < share <= _SMALL_ENOUGH:
+            return self
+        other = copy.copy(self)
+        other._predict = self._predict.within(region, dark)
+        return other
 
     def predict(self, batch: FloatArray) -> FloatArray:
         """See `Segmenter.predict`."""
@@ -89,23 +104,32 @@ def why_not_ncnn(bundle: Bundle) -> LiverMarginError | None:
 _Predict = Callable[[FloatArray], FloatArray]
 
 
-def _load_unet(bundle: Bundle, threads: int) -> _Predict:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
+class _UNet:
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
 
-    from LiverMarginLib.models.unet_ncnn import build_unet
+        try:
+            stored = load(bundle.read(SAFETENSORS_FILE))
+        except SafetensorError as error:
+            raise BundleError(
+                f"The weights of the model {bundle.manifest.name!r} are not a valid safetensors file; get it again.",
+                technical(error),
+            ) from error
+        self._weights = {name: array.astype(np.float32) for name, array in stored.items()}
+        self._parameters = bundle.manifest.parameters
+        self._threads = threads
+        height, width = bundle.manifest.input_size
+        self._net = build_unet(self._parameters, self._weights, (height, width), threads)
 
-    try:
-        stored = load(bundle.read(SAFETENSORS_FILE))
-    except SafetensorError as error:
-        raise BundleError(
-            f"The weights of the model {bundle.manifest.name!r} are not a valid safetensors file; get it again.",
-            technical(error),
-        ) from error
-    weights = {name: array.astype(np.float32) for name, array in stored.items()}
-    height, width = bundle.manifest.input_size
-    net = build_unet(bundle.manifest.parameters, weights, (height, width), threads)
-    return lambda images: np.stack([net(image)[0] for image in images])
+    def __call__(self, images: FloatArray) -> FloatArray:
+        return np.stack([self._net(image)[0] for image in images])
+
+    def within(self, region: npt.NDArray[np.bool_], dark: FloatArray) -> _UNet:
+        """Return one that is right in the region alone."""
+        other = copy.copy(self)
+        other._net = build_unet_within(region, dark, self._parameters, self._weights, self._threads)
+        return other
 
 
 def _load_mask_rcnn(bundle: Bundle, threads: int) -> _Predict:

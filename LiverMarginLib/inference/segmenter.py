@@ -104,6 +104,11 @@ def precision_of(segmenter: Segmenter) -> str:
     return computed_in
 
 
+def confined(segmenter: Segmenter, region: npt.NDArray[np.bool_], dark: npt.NDArray[np.float32]) -> Segmenter:
+    """Return what `Confinable.confined` returns, or the segmenter itself if it cannot be confined."""
+    return segmenter.confined(region, dark) if isinstance(segmenter, Confinable) else segmenter
+
+
 def largest_batch(segmenter: Segmenter, most: int) -> int:
     """Return how many images, at most `most`, the memory of a segmenter's device holds, as far as it can say."""
     ask: Callable[[int], int] | None = getattr(segmenter, "images_that_fit", None)
@@ -116,6 +121,27 @@ class LabelsOnDevice(Protocol):
 
     def slices_on_device(self, source: SliceInputs, labelling: Labelling, batch_size: int) -> SliceWay | None:
         """Make what does so for an image; None where the machine itself is the device."""
+
+
+@runtime_checkable
+class Confinable(Protocol):
+    """A slice-wise segmenter that is quicker where it knows which part of its inputs shows anything."""
+
+    def confined(self, region: npt.NDArray[np.bool_], dark: npt.NDArray[np.float32]) -> Segmenter:
+        """Return one for inputs that are dark outside of a region.
+
+        Parameters
+        ----------
+        region : ndarray of bool, shape (h, w)
+        dark : ndarray of float32, shape (h, w)
+            What each channel is outside of it.
+
+        Returns
+        -------
+        Segmenter
+            Gives the same probabilities in each row from the first pixel of the region to the last, and any others
+            outside. It may be this one.
+        """
 
 
 @runtime_checkable

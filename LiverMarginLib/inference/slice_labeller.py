@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from LiverMarginLib.inference.labelling import Labelling, SliceLabels
 from LiverMarginLib.inference.memory import FrugalPredictor
 from LiverMarginLib.inference.segmenter import LabelsOnDevice, Segmenter
@@ -38,7 +40,8 @@ class HostSlices:
 
     def begin(self, indices: Sequence[int]) -> Callable[[], Iterable[SliceLabels]]:
         """See `SliceWay.begin`: the network has been run then."""
-        probabilities = self._segmenter.predict(self._source.batch(indices))
+        inputs = self._source.batch(indices)
+        probabilities = self._segmenter.predict(inputs) * self._source.body(inputs)
         return lambda: (self._labelling.of_slice(one, self._source.fit) for one in probabilities)
 
 
@@ -59,7 +62,7 @@ class Begun:
 
 
 class SliceLabeller:
-    """Labels slices by a network, and those that look the same to it only once.
+    """Labels slices by a network, but for those that are nothing but air.
 
     Parameters
     ----------
@@ -77,8 +80,6 @@ class SliceLabeller:
         self._name = name
         self._segmenter: Segmenter | None = None
         self._way: SliceWay | None = None
-        self._blank: SliceLabels | None = None
-        self._blank_begun = False
 
     @property
     def at_a_time(self) -> int:
@@ -98,21 +99,14 @@ class SliceLabeller:
             If memory does not suffice for a single slice.
         """
         slices = slices[: self._predictor.batch_size]
-        wanted = self._without_repeats(slices)
+        wanted = [k for k in slices if not self._source.is_blank(k)]
         begun, take = self._predictor.attempt(lambda segmenter, most: self._begin(segmenter, wanted[:most]))
         if len(begun) < len(wanted):
             slices = range(slices.start, wanted[len(begun)])
-        self._blank_begun = self._blank_begun or any(map(self._source.is_blank, begun))
         return Begun(slices, lambda: self._labels(slices, set(begun), take()))
 
-    def _without_repeats(self, slices: range) -> list[int]:
-        """Leave out the blank slices, but for the first of the volume."""
-        blank = [k for k in slices if self._source.is_blank(k)]
-        repeats = set(blank if self._blank_begun else blank[1:])
-        return [k for k in slices if k not in repeats]
-
     def _begin(self, segmenter: Segmenter, indices: list[int]) -> tuple[list[int], Callable[[], Iterable[SliceLabels]]]:
-        if not indices:  # nothing but repeats
+        if not indices:  # nothing but air
             return indices, list
         return indices, self._way_of(segmenter).begin(indices)
 
@@ -128,13 +122,9 @@ class SliceLabeller:
     def _labels(self, slices: range, begun: set[int], found: Iterable[SliceLabels]) -> Iterator[SliceLabels]:
         coming = iter(found)
         for k in slices:
-            if k in begun:
-                labels = next(coming)
-                if not labels.finite:
-                    raise not_numbers(self._name, self._predictor.segmenter)
-                if self._source.is_blank(k):
-                    self._blank = labels
-            else:
-                assert self._blank is not None  # it lies in this batch or in one that was finished before
-                labels = self._blank
+            labels = (
+                next(coming) if k in begun else SliceLabels(np.zeros(self._source.fit.slice_shape, np.uint8), 0, 0.0)
+            )
+            if not labels.finite:
+                raise not_numbers(self._name, self._predictor.segmenter)
             yield labels

@@ -1,8 +1,11 @@
 """Segmentation of a volume by a network that sees one axial slice at a time.
 
 Whatever the axis order, flips and obliqueness of the image, the network sees the canonical axial view, and the result
-lies on the image's own grid. Memory holds the image as it came, the result in one byte a voxel, and one batch (on a
-device that computes while the machine does something else, two).
+lies on the image's own grid. Nothing is found in the air around the body: in each row of a slice, no label lies beyond
+the first and the last pixel that is brighter than the window's lower end, whatever the network makes of air.
+
+Memory holds the image as it came, the result in one byte a voxel, and one batch (on a device that computes while the
+machine does something else, two).
 """
 
 from __future__ import annotations
@@ -19,7 +22,14 @@ from LiverMarginLib.inference.labelling import Confidence, Labelling, SliceLabel
 from LiverMarginLib.inference.memory import FrugalPredictor
 from LiverMarginLib.inference.options import SegmentOptions
 from LiverMarginLib.inference.provenance import provenance
-from LiverMarginLib.inference.segmenter import Device, Segmenter, images_side_by_side, largest_batch, load_segmenter
+from LiverMarginLib.inference.segmenter import (
+    Device,
+    Segmenter,
+    confined,
+    images_side_by_side,
+    largest_batch,
+    load_segmenter,
+)
 from LiverMarginLib.inference.slice_inputs import SliceInputs
 from LiverMarginLib.inference.slice_labeller import Begun, SliceLabeller
 from LiverMarginLib.inference.stages import SEGMENTING, Recorder, finish
@@ -30,6 +40,8 @@ from LiverMarginLib.volume import LabelMap, Volume, axial_view
 # On a CPU batches beyond what is computed side by side are not faster, but progress and cancelling become coarser.
 _CPU_BATCH = 2
 _GPU_BATCH = 16
+# Fewer slices gain less by a network made for their region than making it takes.
+_WORTH_CONFINING = 32
 
 
 def segment_volume(
@@ -94,6 +106,10 @@ def segment_volume(
     down, across = view.geometry.spacing[1:] if volume.spacing_known else (1.0, 1.0)
     height, width = segmenter.input_size
     fit = fit_in_plane((voxels.shape[1], voxels.shape[2]), (down, across), (height, width))
+    apart = view.geometry.spacing[0] if volume.spacing_known else None
+    source = SliceInputs(voxels, plan, fit, manifest.context, apart)
+    if len(slices) >= _WORTH_CONFINING:
+        segmenter = confined(segmenter, source.bright(slices), source.dark)
     predictor = FrugalPredictor(
         segmenter,
         options.batch_size or default_batch(segmenter),
@@ -103,8 +119,6 @@ def segment_volume(
     labels = np.zeros(volume.geometry.shape, np.uint8) if out is None else out
     planes = view.to_view(labels)
     labelling = Labelling.of(manifest, options.threshold)
-    apart = view.geometry.spacing[0] if volume.spacing_known else None
-    source = SliceInputs(voxels, plan, fit, manifest.context, apart)
     labeller = SliceLabeller(source, predictor, labelling, manifest.name)
     confidence = Confidence(labelling.exclusive)
     for k, found in _in_order(labeller, slices, cancel):

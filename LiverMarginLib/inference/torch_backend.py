@@ -150,7 +150,7 @@ class TorchSegmenter:
         if self.device != "cuda":
             return None
         labels = self.guard(
-            lambda: DeviceLabels(self.probabilities, source.plan.scale, source.fit, labelling, self.device)
+            lambda: DeviceLabels(self.probabilities, source.plan.scale, source.fit, labelling, source.dark, self.device)
         )
         return DeviceSlices(source, labels, CudaTransfers(), batch_size, self.guard)
 

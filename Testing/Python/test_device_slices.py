@@ -64,7 +64,7 @@ class OnDevice(TorchSegmenter):
             self.device = "cuda"
 
     def slices_on_device(self, source, labelling, batch_size):
-        labels = DeviceLabels(self.probabilities, source.plan.scale, source.fit, labelling, "cpu")
+        labels = DeviceLabels(self.probabilities, source.plan.scale, source.fit, labelling, source.dark, "cpu")
         return DeviceSlices(source, labels, self.transfers, batch_size, self.guard)
 
     def probabilities(self, images):
@@ -145,9 +145,9 @@ def test_labels_are_chosen_by_the_same_rule(values, exclusive, threshold):
     raw = np.random.default_rng(0).integers(0, 33, (3, len(values), 9, 11)).astype(np.float32) / 64
     raw[0, :, :3] = np.float32(threshold or 0.25)
     labelling = Labelling(values, exclusive, threshold)
-    fit = fit_in_plane((9, 11), (1, 1), (9, 11))
-    on_device = DeviceLabels(lambda images: torch.from_numpy(raw), Scale.unit(0, 1), fit, labelling, "cpu")
-    rows = on_device(torch.zeros(3, 9, 11), None).numpy()
+    fit, dark = fit_in_plane((9, 11), (1, 1), (9, 11)), np.zeros((9, 11), np.float32)
+    on_device = DeviceLabels(lambda images: torch.from_numpy(raw), Scale.unit(0, 1), fit, labelling, dark, "cpu")
+    rows = on_device(torch.ones(3, 9, 11), None).numpy()
     assert rows.shape == (3, on_device.packing.size)
     for row, probabilities in zip(rows, raw, strict=True):
         found, expected = on_device.packing.read(row), labelling.of_slice(probabilities, fit)

@@ -13,13 +13,17 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from detectron_examples import enliven, images, small_spec
-from model_tools import EVERYTHING, tiny_bundle, tiny_manifest, tiny_unet
+from model_tools import EVERYTHING, OBLONG, SQUARE, tiny_bundle, tiny_manifest, tiny_unet
+from test_air import ct_of_a_body, every_slice, slice_inputs
 
 from LiverMarginLib.errors import BundleError, DependencyError
 from LiverMarginLib.inference import ncnn_backend
+from LiverMarginLib.inference.ensemble import EnsembleSegmenter
 from LiverMarginLib.inference.ncnn_backend import why_not_ncnn
-from LiverMarginLib.inference.segmenter import images_side_by_side, load_segmenter
+from LiverMarginLib.inference.segmenter import confined, images_side_by_side, load_segmenter
+from LiverMarginLib.inference.slicewise import segment_volume
 from LiverMarginLib.models.detectron_bundle import save_mask_rcnn
+from LiverMarginLib.models.ensemble_architecture import Rule
 from LiverMarginLib.models.manifest import Manifest
 from LiverMarginLib.models.maskrcnn import MaskRCNN
 from LiverMarginLib.models.unet import UNet
@@ -123,6 +127,35 @@ def test_weights_that_do_not_fit_never_reach_ncnn(change):
         state[f"{name}.bias"] = state[f"{name}.bias"][:-1]
     with pytest.raises(BundleError, match="do not fit"):
         build_unet({"widths": [4, 8, 12]}, state, (32, 32))
+
+
+@needs_ncnn
+@pytest.mark.parametrize("ensemble", [False, True], ids=["one network", "two networks"])
+@pytest.mark.parametrize(("shape", "matrix"), [((64, 64), SQUARE), ((100, 70), OBLONG)])
+def test_a_volume_with_air_around_the_body_gets_the_labels_of_its_slices_one_by_one(tmp_path, ensemble, shape, matrix):
+    bundle = tiny_bundle(tmp_path / "m", input_size=(64, 64))
+    volume = ct_of_a_body(40, shape, matrix=matrix)
+    segmenter = load_segmenter(bundle, device="cpu", runtime="ncnn", threads=2)
+    if ensemble:
+        segmenter = EnsembleSegmenter([segmenter, load_segmenter(bundle, device="cpu", runtime="onnx")], Rule.MEAN)
+    source = slice_inputs(volume, bundle)
+    inputs, region = source.batch(range(40)), source.bright(range(40))
+    quick = confined(segmenter, region, source.dark)
+    assert quick is not segmenter and images_side_by_side(quick) == 2 and quick.runtime == segmenter.runtime
+    body = source.body(inputs)
+    expected = segmenter.predict(inputs) * body
+    np.testing.assert_allclose(quick.predict(inputs) * body, expected, atol=5e-6)
+    assert expected.std() > 0.01 and 0.1 < body.mean() < 0.7
+    found = segment_volume(volume, bundle, segmenter).array
+    assert 0.02 < found.mean() < 0.5
+    np.testing.assert_array_equal(found, every_slice(volume, bundle, segmenter))
+
+
+@needs_ncnn
+@pytest.mark.parametrize("share", [0, 1])
+def test_where_there_is_nothing_or_no_air_the_network_stays_as_it_is(tmp_path, share):
+    segmenter = load_segmenter(tiny_bundle(tmp_path / "m"), device="cpu", runtime="ncnn")
+    assert confined(segmenter, np.full((32, 32), bool(share)), np.zeros((32, 32), np.float32)) is segmenter
 
 
 @needs_ncnn

@@ -21,6 +21,7 @@ from LiverMarginLib.inference.segmenter import load_segmenter
 from LiverMarginLib.inference.slicewise import segment_volume
 from LiverMarginLib.inference.stages import POSTPROCESSING, SEGMENTING
 from LiverMarginLib.models.manifest import FillHoles, Postprocessing, Window
+from LiverMarginLib.models.row_spans import RowSpans
 from LiverMarginLib.terminology import LIVER, LIVER_MASS
 from LiverMarginLib.volume import Geometry, IntensityKind, Modality, Volume
 
@@ -83,7 +84,8 @@ def test_each_slice_is_windowed_predicted_and_thresholded(bundle, runtime):
     with torch.no_grad():
         logits = bundle.torch_module()(torch.from_numpy(unit[:, None]))[:, 0].numpy()
     clear = np.abs(logits) > 1e-4
-    np.testing.assert_array_equal((mask.array == 1)[clear], (logits >= 0)[clear])
+    body = np.stack([RowSpans.of(plane > 0).mask() for plane in unit])
+    np.testing.assert_array_equal((mask.array == 1)[clear], ((logits >= 0) & body)[clear])
     assert mask.array.dtype == np.uint8
 
 
