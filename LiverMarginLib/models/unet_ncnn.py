@@ -20,8 +20,9 @@ from LiverMarginLib.models.row_spans import RowSpans
 # Maps of more values than this, 4 MiB, are computed in bands of 384 KiB, which a core's cache holds with the tiles made
 # of them: 12 rows of 512 x 16 values, three tiles high.
 _LARGE, _BAND = 1 << 20, 12 * 512 * 16
-# Within a region smaller maps are, too, in bands of 20 rows, because each has columns of its own.
-_LARGE_IN_REGION, _ROWS_IN_REGION = 1 << 17, 20
+# Within a region smaller maps are, too, because each band has columns of its own; 18 rows are five tiles for both
+# convolutions of a block.
+_LARGE_IN_REGION, _ROWS_IN_REGION = 1 << 17, 18
 # What two convolutions of 3 x 3 take from the neighbours of a band.
 _HALO = 2
 
