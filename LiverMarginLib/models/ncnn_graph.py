@@ -175,14 +175,14 @@ class NcnnBuilder:
         return self._append("Interp", (x,), {0: 1, 1: "2.0", 2: "2.0"}, _enlarged(x, 2))
 
     def add(self, x: Blob, y: Blob, *, relu: bool = False) -> Blob:
-        """Append a sum of the rows that two blobs of equal shape share, and a ReLU if asked for."""
+        """Append a sum of what two blobs of equal shape share of their map, and a ReLU if asked for."""
         if x.channels != y.channels:
             raise _mismatch()
         total = self._append("BinaryOp", self._shared(x, y), {0: 0})
         return self._append("ReLU", (total,), {}) if relu else total
 
     def concat(self, x: Blob, y: Blob) -> Blob:
-        """Append a blob with the channels of two, of the rows that they share."""
+        """Append a blob with the channels of two, of the rows and columns that they share."""
         return self._append("Concat", self._shared(x, y), {0: 0}, {"channels": x.channels + y.channels})
 
     def sigmoid(self, x: Blob) -> Blob:

@@ -122,8 +122,8 @@ class _Writer:
             What the level above hands down, in bands with columns of their own.
         depth : int
         needed : RowSpans
-            What the level above needs. As far as a level sees from there, as far can be seen what is not dark: beyond
-            it, `x` is that of a dark image.
+            What the level above needs. What is not dark reaches no further in `x` than this, for both grow by what
+            the layers see.
         air : sequence of ndarray
             What each depth is handed of a dark image; nothing where no part of a map is left out.
 
