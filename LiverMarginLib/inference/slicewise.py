@@ -23,9 +23,9 @@ from LiverMarginLib.inference.memory import FrugalPredictor
 from LiverMarginLib.inference.options import SegmentOptions
 from LiverMarginLib.inference.provenance import provenance
 from LiverMarginLib.inference.segmenter import (
+    Confinable,
     Device,
     Segmenter,
-    confined,
     images_side_by_side,
     largest_batch,
     load_segmenter,
@@ -108,8 +108,8 @@ def segment_volume(
     fit = fit_in_plane((voxels.shape[1], voxels.shape[2]), (down, across), (height, width))
     apart = view.geometry.spacing[0] if volume.spacing_known else None
     source = SliceInputs(voxels, plan, fit, manifest.context, apart)
-    if len(slices) >= _WORTH_CONFINING:
-        segmenter = confined(segmenter, source.bright(slices), source.dark)
+    if isinstance(segmenter, Confinable) and len(slices) >= _WORTH_CONFINING:
+        segmenter = segmenter.confined(source.bright(slices), source.dark)
     predictor = FrugalPredictor(
         segmenter,
         options.batch_size or default_batch(segmenter),

@@ -110,8 +110,7 @@ class _Writer:
         image = self._net.image
         around = [None] * len(self._widths) if air is None else [None, *air]
         found = self._level([image], 0, self._region, around)
-        nothing = np.zeros((self._classes, image.height, image.width), np.float32)
-        return self._net.gather(found, 0, image.height, 0, image.width, around=nothing)
+        return self._net.gather(found, 0, image.height, 0, image.width, around=_nothing(found[0]))
 
     def _level(self, x: list[Blob], depth: int, needed: RowSpans, air: Sequence[FloatArray | None]) -> list[Blob]:
         """Append a level and those below it, band by band down, and band by band up again.
@@ -145,8 +144,8 @@ class _Writer:
         for a, b, left, right in self._bands(needed, depth):
             near = (a - _HALO, b + _HALO, left - _HALO, right + _HALO)
             half = [side // 2 for side in near]
-            up = net.transposed(net.gather(below, *half, around=self._nothing(below[0])), weight, bias, stride=2)
-            skip = net.gather(skips, *near, around=self._nothing(skips[0]))
+            up = net.transposed(net.gather(below, *half, around=_nothing(below[0])), weight, bias, stride=2)
+            skip = net.gather(skips, *near, around=_nothing(skips[0]))
             y = self._block(net.concat(up, skip), f"decoder.{step}", depth)
             found.append(self._end(net.part(y, a, b, left, right), depth))
         return found
@@ -161,10 +160,6 @@ class _Writer:
 
     def _pooled(self, skips: Sequence[Blob]) -> list[Blob]:
         return [self._net.max_pool(skip, 2, 2) for skip in skips]
-
-    def _nothing(self, like: Blob) -> FloatArray:
-        """What bands are put together with where they have nothing, because nothing there is needed."""
-        return np.broadcast_to(np.float32(0), (like.channels, like.height, like.width))
 
     def _bands(self, spans: RowSpans, depth: int) -> list[tuple[int, int, int, int]]:
         """Divide what spans hold of a map into bands, for 2 x 2 max-pooling: rows from, to, columns from, to."""
@@ -199,6 +194,11 @@ class _Writer:
         if weight.ndim != 4 or weight.shape[axis] != outputs or weight.shape[2:] != (kernel, kernel):
             raise _unfit(name)
         return weight, bias
+
+
+def _nothing(like: Blob) -> FloatArray:
+    """What bands are put together with where they have nothing, because nothing there is needed."""
+    return np.broadcast_to(np.float32(0), (like.channels, like.height, like.width))
 
 
 def _unfit(what: str) -> BundleError:

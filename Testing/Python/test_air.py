@@ -48,11 +48,10 @@ class Everywhere(Fake):
 def ct_of_a_body(slices=6, shape=(32, 32), **changes):
     """A CT with air around an ellipse, larger in some slices than in others, and a table below it."""
     volume = ct((slices, *shape), **changes)
-    y, x = (np.arange(side)[:, None] if axis == 0 else np.arange(side) for axis, side in enumerate(shape))
+    y, x = np.ogrid[: shape[0], : shape[1]]
     for k, plane in enumerate(volume.array):
-        far = ((y - 0.45 * shape[0]) / (0.2 + 0.02 * (k % 6))) ** 2 + (
-            (x - 0.5 * shape[1]) / (0.25 + 0.02 * (k % 6))
-        ) ** 2
+        wider = 0.02 * (k % 6)
+        far = ((y - 0.45 * shape[0]) / (0.2 + wider)) ** 2 + ((x - 0.5 * shape[1]) / (0.25 + wider)) ** 2
         outside = (far > shape[0] * shape[1]) & ~((y == shape[0] - 4) & (abs(x - 0.5 * shape[1]) < 0.3 * shape[1]))
         plane[outside] = -1000
         plane[~outside] = np.maximum(plane[~outside], -150)
@@ -137,7 +136,7 @@ def test_air_is_known_by_what_the_scale_makes_of_it(tiny_model, scale):
     assert expected.mean() > 0.7 if np.isinf(scale.low) else expected.mean() < 0.7
 
 
-def test_only_long_volumes_are_worth_a_network_of_their_own(tiny_model, monkeypatch):
+def test_only_long_volumes_are_worth_a_network_of_their_own(tiny_model):
     class Quick(Fake):
         asked = ()
 
